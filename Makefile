@@ -1,0 +1,61 @@
+# Everything that a developer runs. What is long is in scripts/; all that is built beside cargo's
+# target/ is in .local/. XRAY_EXECUTABLE_PATH=/path/to/xray saves building a core.
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.PHONY: help build xray xray-newest run demo test test-newest-core bench check fmt-check clippy doc clean-local
+
+# More arguments for cargo test: make test ARGS="stats -- --nocapture"
+ARGS ?=
+
+help: ## Show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-18s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+build: ## Build the daemon: target/release/raynode
+	@scripts/need.sh cargo
+	cargo build --release
+
+xray: ## Build the core (Xray 26.3.27) in .local, unless XRAY_EXECUTABLE_PATH is set
+	@scripts/xray.sh
+
+xray-newest: ## Build the newest core (Xray 26.10.10) in .local
+	@scripts/xray-newest.sh
+
+run: ## Build all and run a node here; prints what to enter in the panel
+	@scripts/run.sh
+
+demo: ## Play a panel against a node and a real core, and show what happens
+	@scripts/need.sh cargo xray
+	cargo build --release
+	@xray=$$(scripts/xray.sh) && XRAY_EXECUTABLE_PATH=$$xray exec cargo run --release --example demo
+
+test: ## Run all tests against a real core and the panel's own client library
+	@scripts/need.sh cargo xray python
+	@xray=$$(scripts/xray.sh) && python=$$(scripts/python.sh) && \
+	  XRAY_EXECUTABLE_PATH=$$xray RAYNODE_TEST_PYTHON=$$python exec cargo test $(ARGS)
+
+test-newest-core: ## Run the integration tests against the newest core
+	@scripts/need.sh cargo xray_newest python
+	@xray=$$(scripts/xray-newest.sh) && python=$$(scripts/python.sh) && \
+	  XRAY_EXECUTABLE_PATH=$$xray RAYNODE_TEST_PYTHON=$$python exec cargo test --test it $(ARGS)
+
+bench: ## Measure start time, memory and speed of the release build
+	@scripts/need.sh cargo xray
+	@# With its own profile, cargo bench would put another raynode in the place of the release build.
+	@xray=$$(scripts/xray.sh) && \
+	  XRAY_EXECUTABLE_PATH=$$xray exec cargo bench --profile release --bench node
+
+check: fmt-check clippy doc ## Formatting, lints and documentation, each without a warning
+
+fmt-check:
+	@scripts/need.sh cargo
+	cargo fmt --check
+
+clippy:
+	cargo clippy --all-targets -- -D warnings
+
+doc:
+	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps
+
+clean-local: ## Remove .local: the built cores, the Python environment, the state of make run
+	rm -rf .local

@@ -1,0 +1,48 @@
+//! Turns the protobuf files into Rust. `protox` parses them, so no `protoc` has to be installed.
+
+use std::error::Error;
+use std::path::PathBuf;
+
+/// The panel's contract.
+const SERVICE: &str = "proto/service.proto";
+
+/// Messages whose user lists stay encoded until each user is looked at: a full list is many times
+/// larger decoded than on the wire, and it is needed one user at a time.
+const LAZY_MESSAGES: [(&str, &str); 3] = [
+    ("Backend", "Backend"),
+    ("Users", "UserList"),
+    ("UsersChunk", "UsersChunk"),
+];
+
+/// The slice of Xray's API that the node calls.
+const XRAY: [&str; 10] = [
+    "proto/xray/app/observatory/command.proto",
+    "proto/xray/app/proxyman/command.proto",
+    "proto/xray/app/stats/command.proto",
+    "proto/xray/proxy/hysteria/account.proto",
+    "proto/xray/proxy/shadowsocks.proto",
+    "proto/xray/proxy/shadowsocks_2022.proto",
+    "proto/xray/proxy/trojan.proto",
+    "proto/xray/proxy/vless.proto",
+    "proto/xray/proxy/vmess.proto",
+    "proto/xray/common/protocol.proto",
+];
+
+fn main() -> Result<(), Box<dyn Error>> {
+    println!("cargo::rerun-if-changed=proto");
+
+    let mut service = tonic_prost_build::configure();
+    for (message, ours) in LAZY_MESSAGES {
+        service = service.extern_path(
+            format!(".service.{message}"),
+            format!("crate::panel::wire::{ours}"),
+        );
+    }
+    service.compile_fds(protox::compile([SERVICE], ["proto"])?)?;
+
+    tonic_prost_build::configure()
+        .build_server(false)
+        .include_file(PathBuf::from("xray.rs"))
+        .compile_fds(protox::compile(XRAY, ["proto"])?)?;
+    Ok(())
+}

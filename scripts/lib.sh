@@ -1,0 +1,88 @@
+# shellcheck shell=bash
+# Shared by the scripts beside it: where things are, and how a missing tool is reported.
+# Sourcing this file also changes to the root of the repository.
+
+cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
+
+local_dir=$PWD/.local
+# The core that `make run` and the tests use, and the newest one that the tests also run against.
+# Both versions are checked against what the built binary says of itself.
+xray_version=26.3.27
+xray_newest_version=26.10.10
+
+# One line, so that it is not lost in a build log.
+die() {
+  echo "error: $*" >&2
+  exit 1
+}
+
+say() {
+  echo "==> $*" >&2
+}
+
+have() {
+  command -v "$1" >/dev/null 2>&1
+}
+
+# at_least 1.26 1.26.3: is the second version at least the first?
+at_least() {
+  [[ $(printf '%s\n' "$1" "$2" | sort -V | head -n 1) == "$1" ]]
+}
+
+need_cargo() {
+  local wanted found
+  wanted=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' Cargo.toml)
+  have cargo || die "cargo is missing: install Rust >= $wanted (https://rustup.rs)"
+  # A rustup shim without a toolchain is in PATH, yet cannot run.
+  found=$(rustc --version 2>/dev/null | cut -d ' ' -f 2) || true
+  [[ -n $found ]] || die "rustc does not run: install Rust >= $wanted (https://rustup.rs)"
+  at_least "$wanted" "$found" || die "Rust $found is too old: install Rust >= $wanted (rustup update stable)"
+  # Two dependencies bring C code, and rustc links through the C compiler.
+  have cc || die "a C compiler is missing: install gcc or clang (Debian: apt-get install gcc libc6-dev)"
+}
+
+# need_go WAY_OUT: what else helps goes into the same line.
+need_go() {
+  local found ways="install Go >= 1.26 (https://go.dev/dl)${1:-}"
+  have go || die "Go is missing, which builds Xray: $ways"
+  # Asked beside go.mod, a Go that may fetch toolchains answers with the one that it would use there.
+  found=$(cd deploy/xray && go env GOVERSION) || die "go does not run, which builds Xray: $ways"
+  at_least 1.26 "${found#go}" || die "Go ${found#go} is too old to build Xray: $ways"
+}
+
+# Go is needed only where a core has to be built.
+need_xray() {
+  if [[ -n ${XRAY_EXECUTABLE_PATH:-} ]]; then
+    type -P -- "$XRAY_EXECUTABLE_PATH" >/dev/null ||
+      die "XRAY_EXECUTABLE_PATH names no program that can be run: $XRAY_EXECUTABLE_PATH"
+  elif [[ ! -x $local_dir/xray/$xray_version/xray ]]; then
+    need_go ", or set XRAY_EXECUTABLE_PATH to an Xray binary"
+  fi
+}
+
+need_xray_newest() {
+  if [[ ! -x $local_dir/xray/$xray_newest_version/xray ]]; then
+    need_go
+    need_python
+  fi
+}
+
+# Prints the first Python >= 3.12 that really runs and can make virtual environments with pip:
+# pyenv's shims exist also for versions that are not chosen, and Debian splits venv off.
+find_python() {
+  local candidate
+  for candidate in python3 python3.12 python3.13 python3.14 \
+    "${PYENV_ROOT:-$HOME/.pyenv}"/versions/*/bin/python3; do
+    if "$candidate" -c 'import sys; sys.exit(sys.version_info < (3, 12))
+import venv, ensurepip' >/dev/null 2>&1; then
+      command -v "$candidate"
+      return
+    fi
+  done
+  return 1
+}
+
+need_python() {
+  find_python >/dev/null ||
+    die "Python >= 3.12 with its venv module is missing: install it (Debian, Ubuntu: apt-get install python3 python3-venv; or pyenv install 3.13)"
+}

@@ -1,0 +1,11 @@
+#!/usr/bin/env bash
+# need.sh TOOL...: says which tool is missing before anything long is started. TOOL is one of
+# cargo, xray (Go, unless there is an Xray already), xray_newest (the same for the newest), python.
+set -euo pipefail
+
+# shellcheck source=scripts/lib.sh
+source "$(dirname "$0")/lib.sh"
+
+for tool in "$@"; do
+  "need_$tool"
+done

@@ -1,0 +1,195 @@
+//! The program on one screen: settings, build, run, drain.
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+use tonic::service::Routes;
+use uuid::Uuid;
+
+use crate::node::{Node, Running};
+use crate::panel::gate::Gate;
+use crate::panel::listener::Listener;
+use crate::panel::{Keys, grpc, tls};
+use crate::settings::{Secret, Settings};
+use crate::xray::core::Launcher;
+use crate::xray::leftover;
+use crate::xray::logs::Logs;
+use crate::{disk, identity};
+
+/// Why the node can't run.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// A folder of ours can't be used.
+    #[error("{}: {source}; the node needs this folder for itself", .path.display())]
+    Folder {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+    /// Another node works in the same folder.
+    #[error("{}: another node runs there; give each its own RUNTIME_DIR and STATE_DIR", .0.display())]
+    Taken(PathBuf),
+    /// The node has no API key or no certificate.
+    #[error(transparent)]
+    Identity(#[from] identity::Error),
+    /// The certificate can't be used.
+    #[error("the certificate {} can't be used: {source}", .path.display())]
+    Certificate {
+        /// Where it is.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: rustls::Error,
+    },
+    /// The port can't be had.
+    #[error(
+        "can't listen on {address}: {source}; set NODE_HOST and SERVICE_PORT to an address and port that are free"
+    )]
+    Listen {
+        /// Where.
+        address: SocketAddr,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// What a panel asks for when a node is added to it.
+pub struct Pairing {
+    /// Where the node listens.
+    pub address: SocketAddr,
+    /// The key that the panel shows.
+    pub api_key: Uuid,
+    /// The certificate that the panel trusts.
+    pub certificate: PathBuf,
+    /// SHA-256 over that certificate.
+    pub fingerprint: String,
+}
+
+impl std::fmt::Debug for Pairing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Pairing")
+            .field("address", &self.address)
+            .finish_non_exhaustive()
+    }
+}
+
+/// A node that listens and does not serve yet.
+#[derive(Debug)]
+pub struct App {
+    pairing: Pairing,
+    listener: Listener,
+    keys: Arc<Keys>,
+    node: Node,
+    running: Running,
+    _lock: std::fs::File,
+}
+
+impl App {
+    /// Prepares folders, identity, port and node. Whatever is in the way is known before anything
+    /// is started.
+    ///
+    /// # Errors
+    /// When something is in the way.
+    pub async fn build(settings: Settings) -> Result<Self, Error> {
+        prepare_folder(&settings.state_dir)?;
+        prepare_folder(&settings.runtime_dir)?;
+        let lock = lock(&settings.runtime_dir)?;
+
+        let api_key = match settings.api_key {
+            Some(Secret(key)) => key,
+            None => identity::api_key(&settings.state_dir)?,
+        };
+        let certificate = identity::certificate(
+            &settings.certificate,
+            &settings.certificate_key,
+            &settings.certificate_names,
+        )?;
+        let fingerprint = certificate.fingerprint();
+        let tls = tls::acceptor(certificate).map_err(|source| Error::Certificate {
+            path: settings.certificate.clone(),
+            source,
+        })?;
+        let address = settings.listen;
+        let fail = |source| Error::Listen { address, source };
+        let listener = Listener::bind(address, tls).await.map_err(fail)?;
+        let address = listener.address().map_err(fail)?;
+
+        leftover::end(&settings.runtime_dir).await;
+        let logs = Arc::new(Logs::new(settings.log_buffer));
+        let mut launcher =
+            Launcher::new(settings.xray, settings.assets, settings.runtime_dir, logs);
+        launcher.tail_lines = settings.startup_log_tail;
+        launcher.debug_config = settings.debug_config;
+        match launcher.version().await {
+            Ok(version) => tracing::info!(%version, "found xray"),
+            // The node serves all the same: its panel learns the reason from its Start.
+            Err(error) => tracing::warn!(%error, "there is no xray that could be started"),
+        }
+        let (node, running) = Node::spawn(launcher);
+        let pairing = Pairing {
+            address,
+            api_key,
+            certificate: settings.certificate,
+            fingerprint,
+        };
+        Ok(Self {
+            pairing,
+            listener,
+            keys: Arc::new(Keys::new(api_key)),
+            node,
+            running,
+            _lock: lock,
+        })
+    }
+
+    /// What a panel asks for.
+    #[must_use]
+    pub fn pairing(&self) -> &Pairing {
+        &self.pairing
+    }
+
+    /// Serves until `shutdown`, then lets replies out, closes connections, and stops the core.
+    pub async fn run(self, shutdown: CancellationToken) {
+        tracing::info!(address = %self.pairing.address, "serving panels");
+        let replies = TaskTracker::new();
+        let routes = Routes::new(grpc::Service::new(self.node.clone(), shutdown.clone())).prepare();
+        let service = Gate::new(routes, self.keys, self.node, replies.clone());
+        self.listener.serve(service, replies, shutdown).await;
+        self.running.stop().await;
+        tracing::info!("stopped");
+    }
+}
+
+fn prepare_folder(path: &Path) -> Result<(), Error> {
+    disk::private_folder(path).map_err(|source| Error::Folder {
+        path: path.to_owned(),
+        source,
+    })
+}
+
+/// Two nodes in one folder would end each other's cores.
+fn lock(runtime_dir: &Path) -> Result<std::fs::File, Error> {
+    let path = runtime_dir.join("lock");
+    let fail = |source| Error::Folder {
+        path: path.clone(),
+        source,
+    };
+    let file = std::fs::OpenOptions::new()
+        .create(true)
+        .write(true)
+        .truncate(false)
+        .open(&path)
+        .map_err(fail)?;
+    match file.try_lock() {
+        Ok(()) => Ok(file),
+        Err(std::fs::TryLockError::WouldBlock) => Err(Error::Taken(runtime_dir.to_owned())),
+        Err(std::fs::TryLockError::Error(source)) => Err(fail(source)),
+    }
+}

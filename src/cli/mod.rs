@@ -1,0 +1,38 @@
+//! The command line: one file per subcommand, and the only place that prints.
+
+mod run;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The settings or the command line are wrong; nothing was started.
+const EXIT_USAGE: u8 = 2;
+/// The node could not run.
+const EXIT_FAILED: u8 = 1;
+
+/// The node daemon beside Xray: a panel says who may connect.
+///
+/// Settings come from the environment and from .env in the working directory; see .env.example.
+/// Exit codes: 0 after a stop that was asked for, 1 when the node could not run, 2 when the command
+/// line or a setting is wrong.
+#[derive(Debug, Parser)]
+#[command(name = "raynode", version)]
+struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve panels until SIGTERM or SIGINT.
+    Run(run::Arguments),
+}
+
+/// Runs what the command line asks for.
+#[must_use]
+pub fn main() -> ExitCode {
+    match Arguments::parse().command {
+        Command::Run(arguments) => run::run(&arguments),
+    }
+}

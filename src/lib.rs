@@ -1,0 +1,30 @@
+//! `raynode` runs on a server beside Xray. A panel tells it who may connect; it keeps Xray running
+//! with exactly those users, counts what they use, and says who is online.
+//!
+//! The house, and the way of a call through it:
+//!
+//! ```text
+//! cli ──▶ app ──▶ settings, identity, telemetry
+//!          │
+//!          ▼
+//!        panel ─────────▶ node ───────────────▶ xray
+//!        listener, tls    driver: one change    config: pure rewriting
+//!        gate: who calls    at a time           core: a process, start to end
+//!        grpc: messages   plan, roster: pure    client: its API, typed
+//!        status: codes    reads: never wait     logs: every line to every viewer
+//! ```
+//!
+//! Calls go one way, to the right. `node` knows no type of a transport, `xray` knows no session.
+
+pub mod app;
+pub mod cli;
+pub mod host;
+pub mod identity;
+pub mod node;
+pub mod panel;
+pub mod proto;
+pub mod settings;
+pub mod telemetry;
+pub mod xray;
+
+mod disk;

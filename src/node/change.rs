@@ -1,0 +1,48 @@
+//! Everything that changes the node, as values: the driver takes them one at a time.
+
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::Error;
+use super::plan::Desired;
+use super::user::Users;
+
+/// One change.
+pub(super) enum Change {
+    /// Control starts: run this, for me.
+    Start {
+        /// What to run.
+        desired: Desired,
+        /// When the session ends without calls; `None` for never.
+        keep_alive: Option<Duration>,
+    },
+    /// Control ends.
+    Stop,
+    /// These users change, all others stay.
+    UpdateUsers {
+        /// The users.
+        users: Users,
+        /// Whether one refused user refuses all.
+        all_or_nothing: bool,
+    },
+    /// These users and nobody else.
+    ReplaceUsers {
+        /// The users.
+        users: Users,
+    },
+}
+
+impl std::fmt::Debug for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Start { .. } => "start",
+            Self::Stop => "stop",
+            Self::UpdateUsers { .. } => "update users",
+            Self::ReplaceUsers { .. } => "replace users",
+        })
+    }
+}
+
+/// What a change brings back: the session that a Start made, `None` for all others.
+pub(super) type Outcome = Result<Option<Uuid>, Error>;

@@ -1,0 +1,525 @@
+//! The one task that changes things.
+//!
+//! ```text
+//!            Start                 plan is empty: no step
+//!  Idle ───────────────▶ check ────────────────────┐
+//!   ▲                      │ refused: back, untouched
+//!   │ Stop / keep-alive    ▼                       ▼
+//!   └──────────────────  start ◀───────────── Serving
+//!                          ▲                    │  ▲ user changes
+//!                          │ retry              │  └──┘
+//!                          └────── Down ◀───────┘ the core died
+//! ```
+//!
+//! Changes come in through a bounded queue and are applied one after the other, each to its end,
+//! also when its caller has gone: so a repeat of a change that is under way finds it done. What
+//! everybody may read is published as a [`State`] with every step; readers never wait for a change.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use futures_util::StreamExt;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+use super::Error;
+use super::backoff::Backoff;
+use super::change::{Change, Outcome};
+use super::plan::{self, Desired, Plan, UserChanges, UserOp};
+use super::roster::Roster;
+use super::session::Session;
+use super::state::{Serving, State};
+use crate::xray::account::Account;
+use crate::xray::client;
+use crate::xray::config::{Inbound, Skeleton};
+use crate::xray::core::{self, Core, Launcher};
+
+/// How many user changes are on their way to the core at once.
+const IN_FLIGHT: usize = 64;
+/// How many failed users one error names.
+const NAMED: usize = 10;
+/// How often sessions are looked at for expiry.
+const EXPIRY_INTERVAL: Duration = Duration::from_millis(500);
+
+/// A change on its way to the driver, and where its outcome goes.
+pub(super) type Queued = (Change, oneshot::Sender<Outcome>);
+
+pub(super) struct Driver {
+    launcher: Arc<Launcher>,
+    queue: mpsc::Receiver<Queued>,
+    state: watch::Sender<State>,
+    session: Option<Arc<Session>>,
+    phase: Phase,
+    backoff: Backoff,
+}
+
+/// A configuration and the users that a core has, or is to have again.
+struct Applied {
+    skeleton: Arc<Skeleton>,
+    roster: Roster,
+}
+
+enum Phase {
+    /// Nothing runs and nothing should.
+    Idle,
+    /// A core serves.
+    Serving { core: Core, applied: Applied },
+    /// The core died and comes back by itself.
+    Down {
+        applied: Applied,
+        retry: tokio::time::Instant,
+    },
+}
+
+impl Driver {
+    pub(super) fn new(
+        launcher: Arc<Launcher>,
+        queue: mpsc::Receiver<Queued>,
+        state: watch::Sender<State>,
+    ) -> Self {
+        Self {
+            launcher,
+            queue,
+            state,
+            session: None,
+            phase: Phase::Idle,
+            backoff: Backoff::default(),
+        }
+    }
+
+    /// Applies changes until `shutdown`, then stops the core.
+    pub(super) async fn run(mut self, shutdown: CancellationToken) {
+        let mut expiry = tokio::time::interval(EXPIRY_INTERVAL);
+        expiry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        loop {
+            // The order: a stop ends everything, the end of a core comes before what would need it.
+            // All of them are cancel-safe.
+            tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                event = self.phase.event() => self.on_core(event).await,
+                queued = self.queue.recv() => match queued {
+                    Some((change, reply)) => {
+                        let outcome = tokio::select! {
+                            biased;
+                            () = shutdown.cancelled() => break,
+                            outcome = self.apply(change) => outcome,
+                        };
+                        // The caller may have gone; the change is made all the same.
+                        drop(reply.send(outcome));
+                    }
+                    None => break,
+                },
+                _ = expiry.tick() => self.expire(Instant::now()).await,
+            }
+        }
+        self.session = None;
+        self.stop_core().await;
+    }
+
+    async fn apply(&mut self, change: Change) -> Outcome {
+        match change {
+            Change::Start {
+                desired,
+                keep_alive,
+            } => {
+                self.reach(desired).await?;
+                Ok(Some(self.begin_session(keep_alive)))
+            }
+            Change::Stop => {
+                if self.session.take().is_none() {
+                    return Err(Error::NotInitialized);
+                }
+                tracing::info!("the panel stopped the node");
+                self.stop_core().await;
+                Ok(None)
+            }
+            Change::UpdateUsers {
+                users,
+                all_or_nothing,
+            } => {
+                let (core, applied) = self.serving()?;
+                let (changes, refused) = tokio::task::block_in_place(|| {
+                    plan::update(&applied.roster, users, all_or_nothing)
+                });
+                change_users(core, applied, changes).await?;
+                refused.map_err(Error::Refused)?;
+                Ok(None)
+            }
+            Change::ReplaceUsers { users } => {
+                let (core, applied) = self.serving()?;
+                let changes = tokio::task::block_in_place(|| {
+                    let wanted = Roster::new(applied.skeleton.inbounds(), users)?;
+                    Ok(plan::replace_all(&applied.roster, &wanted))
+                });
+                change_users(core, applied, changes.map_err(Error::Refused)?).await?;
+                Ok(None)
+            }
+        }
+    }
+
+    fn serving(&mut self) -> Result<(&Core, &mut Applied), Error> {
+        if self.session.is_none() {
+            return Err(Error::NotInitialized);
+        }
+        match &mut self.phase {
+            Phase::Serving { core, applied } if !core.has_ended() => Ok((core, applied)),
+            Phase::Serving { .. } | Phase::Down { .. } | Phase::Idle => Err(Error::CoreNotStarted),
+        }
+    }
+
+    /// Takes the lowest rung of the ladder that leads to what is wanted.
+    async fn reach(&mut self, desired: Desired) -> Result<(), Error> {
+        let (core, applied) = match &mut self.phase {
+            Phase::Serving { core, applied } if !core.has_ended() => (core, applied),
+            Phase::Serving { .. } | Phase::Down { .. } | Phase::Idle => {
+                return self.start_fresh(desired).await;
+            }
+        };
+        let step = tokio::task::block_in_place(|| {
+            plan::plan(&applied.skeleton, &applied.roster, &desired)
+        });
+        match step {
+            Plan::Nothing => {
+                tracing::info!("start: the node runs exactly this already");
+                Ok(())
+            }
+            Plan::Users(changes) => {
+                tracing::info!(changes = changes.len(), "start: only users differ");
+                change_users(core, applied, changes).await
+            }
+            Plan::Restart { because } => {
+                tracing::info!(
+                    because = because.join(", "),
+                    "start: the core has to be started anew"
+                );
+                self.launcher
+                    .check(&desired.skeleton, &desired.roster)
+                    .await?;
+                self.exchange(desired).await
+            }
+        }
+    }
+
+    /// Nothing serves, so nothing can be lost: the start itself is the test.
+    async fn start_fresh(&mut self, desired: Desired) -> Result<(), Error> {
+        let applied = Applied {
+            skeleton: desired.skeleton,
+            roster: desired.roster,
+        };
+        let core = launch(&self.launcher, &applied).await?;
+        self.backoff = Backoff::default();
+        self.serve(core, applied);
+        Ok(())
+    }
+
+    /// From the running core to one with another configuration, and back when that fails.
+    async fn exchange(&mut self, desired: Desired) -> Result<(), Error> {
+        let Phase::Serving {
+            core,
+            applied: before,
+        } = std::mem::replace(&mut self.phase, Phase::Idle)
+        else {
+            return self.start_fresh(desired).await;
+        };
+        self.publish();
+        core.stop().await;
+        let failure = match self.start_fresh(desired).await {
+            Ok(()) => return Ok(()),
+            Err(failure) => failure,
+        };
+        tracing::warn!(error = %failure, "the new configuration does not run, going back to the last one");
+        match launch(&self.launcher, &before).await {
+            Ok(core) => self.serve(core, before),
+            Err(error) => {
+                tracing::error!(%error, "the last configuration does not start either");
+                self.phase = Phase::Down {
+                    applied: before,
+                    retry: tokio::time::Instant::now(),
+                };
+                self.publish();
+            }
+        }
+        Err(failure)
+    }
+
+    fn serve(&mut self, core: Core, applied: Applied) {
+        self.phase = Phase::Serving { core, applied };
+        self.publish();
+    }
+
+    fn begin_session(&mut self, keep_alive: Option<Duration>) -> Uuid {
+        let id = Uuid::new_v4();
+        self.session = Some(Arc::new(Session::new(id, keep_alive, Instant::now())));
+        self.publish();
+        id
+    }
+
+    async fn expire(&mut self, now: Instant) {
+        if self
+            .session
+            .as_ref()
+            .is_some_and(|session| session.has_expired(now))
+        {
+            tracing::warn!("the panel has been silent for the whole keep_alive, stopping the core");
+            self.session = None;
+            self.stop_core().await;
+        }
+    }
+
+    async fn stop_core(&mut self) {
+        let phase = std::mem::replace(&mut self.phase, Phase::Idle);
+        self.publish();
+        if let Phase::Serving { core, .. } = phase {
+            core.stop().await;
+        }
+    }
+
+    async fn on_core(&mut self, event: CoreEvent) {
+        let applied = match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Idle => return,
+            Phase::Down { applied, .. } => applied,
+            Phase::Serving { core, applied } => {
+                core.remove_socket();
+                applied
+            }
+        };
+        let ran = match event {
+            CoreEvent::Ended { how, ran } => {
+                self.publish();
+                let line = format!("xray process exited unexpectedly: {how}");
+                self.launcher.logs.push(&line);
+                tracing::error!(how, ran_s = ran.as_secs(), "the core ended unexpectedly");
+                ran
+            }
+            CoreEvent::RetryDue => match launch(&self.launcher, &applied).await {
+                Ok(core) => return self.serve(core, applied),
+                Err(error) => {
+                    tracing::error!(%error, "the core can't be started again");
+                    Duration::ZERO
+                }
+            },
+        };
+        let wait = self.backoff.next(ran, rand::random());
+        tracing::info!(wait_ms = wait.as_millis(), "starting the core again");
+        self.phase = Phase::Down {
+            applied,
+            retry: tokio::time::Instant::now() + wait,
+        };
+        self.publish();
+    }
+
+    fn publish(&self) {
+        let serving = match &self.phase {
+            Phase::Serving { core, applied } => Some(Arc::new(Serving {
+                client: core.client().clone(),
+                version: core.version(),
+                ready: core.ready_since(),
+                skeleton: Arc::clone(&applied.skeleton),
+            })),
+            Phase::Down { .. } | Phase::Idle => None,
+        };
+        self.state.send_replace(State {
+            session: self.session.clone(),
+            serving,
+        });
+    }
+}
+
+/// Something that a phase was waiting for.
+enum CoreEvent {
+    Ended { how: String, ran: Duration },
+    RetryDue,
+}
+
+impl Phase {
+    /// Cancel-safe: it only watches.
+    async fn event(&self) -> CoreEvent {
+        match self {
+            Self::Idle => std::future::pending().await,
+            Self::Serving { core, .. } => {
+                let how = core.ended().await;
+                CoreEvent::Ended {
+                    how,
+                    ran: core.ready_since().elapsed(),
+                }
+            }
+            Self::Down { retry, .. } => {
+                tokio::time::sleep_until(*retry).await;
+                CoreEvent::RetryDue
+            }
+        }
+    }
+}
+
+async fn launch(launcher: &Launcher, applied: &Applied) -> Result<Core, core::Error> {
+    launcher.start(&applied.skeleton, &applied.roster).await
+}
+
+/// Tells the core, and notes in the roster what it confirmed: after an error the roster still says
+/// what the core has.
+async fn change_users(
+    core: &Core,
+    applied: &mut Applied,
+    changes: UserChanges,
+) -> Result<(), Error> {
+    let inbounds: Vec<&Inbound> = applied.skeleton.inbounds().collect();
+    let mut failed = Vec::new();
+    for phase in [changes.first, changes.then] {
+        let mut results = futures_util::stream::iter(phase)
+            .map(|op| {
+                let inbound = inbounds
+                    .iter()
+                    .copied()
+                    .find(|inbound| inbound.tag == *op.inbound());
+                async move {
+                    let result = match inbound {
+                        Some(inbound) => perform(core.client(), inbound, &op).await,
+                        None => Done::Failed(format!("inbound {:?} is not there", op.inbound())),
+                    };
+                    (op, result)
+                }
+            })
+            .buffer_unordered(IN_FLIGHT);
+        while let Some((op, result)) = results.next().await {
+            if let Some(reason) = note(&mut applied.roster, &op, result) {
+                failed.push(format!(
+                    "user {}: inbound {:?}: {reason}",
+                    op.email(),
+                    op.inbound()
+                ));
+            }
+        }
+    }
+    if failed.is_empty() {
+        return Ok(());
+    }
+    let more = failed.len().saturating_sub(NAMED);
+    failed.truncate(NAMED);
+    let mut text = failed.join("; ");
+    if more > 0 {
+        text.push_str(&format!("; and {more} more"));
+    }
+    Err(Error::Failed(text))
+}
+
+/// What the core has after an attempt.
+enum Done {
+    /// What was asked for.
+    All,
+    /// The user is gone, and his new account was refused.
+    OnlyRemoved(String),
+    /// Nothing changed.
+    Failed(String),
+    /// Nobody knows.
+    Unknown(String),
+}
+
+async fn perform(client: &client::Client, inbound: &Inbound, op: &UserOp) -> Done {
+    match op {
+        UserOp::Add { email, account, .. } => add(client, inbound, email.as_str(), account).await,
+        UserOp::Remove { email, .. } => match remove(client, inbound, email.as_str()).await {
+            Ok(()) => Done::All,
+            Err(error) => failed(client, inbound, email.as_str(), error).await,
+        },
+        UserOp::Replace {
+            old,
+            email,
+            account,
+            ..
+        } => {
+            if let Err(error) = remove(client, inbound, old.as_str()).await {
+                return failed(client, inbound, old.as_str(), error).await;
+            }
+            match add(client, inbound, email.as_str(), account).await {
+                Done::Failed(reason) => Done::OnlyRemoved(reason),
+                done => done,
+            }
+        }
+    }
+}
+
+async fn add(client: &client::Client, inbound: &Inbound, email: &str, account: &Account) -> Done {
+    let mut result = client.add_user(inbound, email, account).await;
+    if let Err(client::Error::Refused(reason)) = &result
+        && reason.to_ascii_lowercase().contains("already exists")
+    {
+        // The core knows more than we do; from now on it has this account.
+        result = match remove(client, inbound, email).await {
+            Ok(()) => client.add_user(inbound, email, account).await,
+            Err(error) => Err(error),
+        };
+    }
+    match result {
+        Ok(()) => Done::All,
+        Err(error) => failed(client, inbound, email, error).await,
+    }
+}
+
+/// A user who is not there is removed.
+async fn remove(
+    client: &client::Client,
+    inbound: &Inbound,
+    email: &str,
+) -> Result<(), client::Error> {
+    match client.remove_user(inbound, email).await {
+        Err(client::Error::NotFound(_)) => Ok(()),
+        result => result,
+    }
+}
+
+/// Without an answer the change may have been made or not: ask once, to know.
+async fn failed(
+    client: &client::Client,
+    inbound: &Inbound,
+    email: &str,
+    error: client::Error,
+) -> Done {
+    match error {
+        client::Error::NoAnswer(reason) => match client.has_user(inbound, email).await {
+            Ok(false) => Done::OnlyRemoved(reason),
+            Ok(true) | Err(_) => Done::Unknown(reason),
+        },
+        refused => Done::Failed(refused.to_string()),
+    }
+}
+
+/// Returns why it failed, if it did.
+fn note(roster: &mut Roster, op: &UserOp, done: Done) -> Option<String> {
+    match (op, done) {
+        (
+            UserOp::Add {
+                inbound,
+                email,
+                account,
+            },
+            Done::All,
+        )
+        | (
+            UserOp::Replace {
+                inbound,
+                email,
+                account,
+                ..
+            },
+            Done::All,
+        ) => {
+            roster.put(inbound, email, Some(account.clone()));
+            None
+        }
+        (UserOp::Remove { inbound, email }, Done::All) => {
+            roster.take(inbound, email);
+            None
+        }
+        (op, Done::OnlyRemoved(reason)) => {
+            roster.take(op.inbound(), op.email());
+            Some(reason)
+        }
+        (op, Done::Unknown(reason)) => {
+            roster.put(op.inbound(), op.email(), None);
+            Some(reason)
+        }
+        (_, Done::Failed(reason)) => Some(reason),
+    }
+}

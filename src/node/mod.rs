@@ -1,0 +1,262 @@
+//! The domain: what a panel can do with a node, whichever way it calls.
+//!
+//! [`Node`] is the door. What changes the node goes through the [`driver`], one change at a time;
+//! what only reads is answered from a snapshot and the core's API and waits for no change. No type
+//! of a transport appears here.
+
+mod backoff;
+mod change;
+mod driver;
+mod plan;
+mod reads;
+mod roster;
+mod session;
+mod state;
+mod user;
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
+use uuid::Uuid;
+
+pub use self::reads::{Direction, Latency, LogStream, Traffic, TrafficOf};
+pub use self::roster::{Refused, Roster};
+pub use self::session::Session;
+pub use self::user::{Email, Malformed, User, Users};
+
+use self::change::{Change, Outcome};
+use self::driver::{Driver, Queued};
+use self::plan::Desired;
+use self::state::{Serving, State};
+use crate::host::Host;
+use crate::xray::config::{self, Skeleton};
+use crate::xray::core::{self, Launcher};
+
+/// How many changes may wait for their turn.
+const QUEUE: usize = 64;
+/// How long the core gets to end when the node ends, beyond its own patience.
+const STOP_DEADLINE: Duration = Duration::from_secs(15);
+
+/// Why the node did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// No panel has control; a Start is needed.
+    #[error("backend not initialized")]
+    NotInitialized,
+    /// The core is coming up again by itself.
+    #[error("core is not started yet")]
+    CoreNotStarted,
+    /// The configuration can't be used; nothing changed.
+    #[error(transparent)]
+    Config(#[from] config::Error),
+    /// There is no core for this configuration.
+    #[error(transparent)]
+    Core(#[from] core::Error),
+    /// Users that can't be served, by name; nothing of them changed.
+    #[error(transparent)]
+    Refused(Refused),
+    /// Changes that the core did not make, by name; all others were made.
+    #[error("{0}")]
+    Failed(String),
+    /// The core's statistics can't be read.
+    #[error("failed to get sys stats: {0}")]
+    SysStats(crate::xray::client::Error),
+    /// The core refused a read or did not answer.
+    #[error("failed to read from xray: {0}")]
+    Read(crate::xray::client::Error),
+    /// A read without the name that it needs.
+    #[error("{0} required")]
+    NameRequired(&'static str),
+    /// There is no such user, or he never connected.
+    #[error("user {0} not found.")]
+    UserNotFound(String),
+    /// The configuration measures no outbounds.
+    #[error("xray outbound latency is not available")]
+    NoObservatory,
+    /// The core is not there to tell its latencies.
+    #[error("xray not started")]
+    NoLatencies,
+    /// Too many changes wait already.
+    #[error("too many changes are waiting for their turn, try again in a few seconds")]
+    Busy,
+    /// The node is ending.
+    #[error("the node is shutting down")]
+    ShuttingDown,
+}
+
+/// What a Start asks for.
+pub struct Start {
+    /// Xray's configuration, JSON.
+    pub config: String,
+    /// Everybody who may connect.
+    pub users: Users,
+    /// End the session when no call succeeds for so long; `None` for never.
+    pub keep_alive: Option<Duration>,
+    /// Tags of inbounds that keep the users that the configuration gives them.
+    pub exclude_inbounds: Vec<String>,
+}
+
+impl std::fmt::Debug for Start {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Start")
+            .field("keep_alive", &self.keep_alive)
+            .field("exclude_inbounds", &self.exclude_inbounds)
+            .finish_non_exhaustive()
+    }
+}
+
+/// Whether the node serves, and what it is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BaseInfo {
+    /// Whether a panel has control and its core serves.
+    pub started: bool,
+    /// The version of the core, or of the binary that would become one; empty when there is none.
+    pub core_version: String,
+}
+
+/// The door to a node. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Node {
+    queue: mpsc::Sender<Queued>,
+    state: watch::Receiver<State>,
+    launcher: Arc<Launcher>,
+    host: Arc<Host>,
+}
+
+/// The driver's task; the core ends with it.
+#[derive(Debug)]
+pub struct Running {
+    task: tokio::task::JoinHandle<()>,
+    shutdown: CancellationToken,
+}
+
+impl Running {
+    /// Stops the core and waits until it is gone.
+    pub async fn stop(self) {
+        self.shutdown.cancel();
+        match tokio::time::timeout(STOP_DEADLINE, self.task).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::error!(%error, "the driver ended badly"),
+            Err(_) => tracing::error!("the core did not stop in time"),
+        }
+    }
+}
+
+impl Node {
+    /// A node without a session and without a core.
+    #[must_use]
+    pub fn spawn(launcher: Launcher) -> (Self, Running) {
+        let launcher = Arc::new(launcher);
+        let (queue, changes) = mpsc::channel(QUEUE);
+        let (publish, state) = watch::channel(State::default());
+        let shutdown = CancellationToken::new();
+        let driver = Driver::new(Arc::clone(&launcher), changes, publish);
+        let task = tokio::spawn(driver.run(shutdown.clone()));
+        let node = Self {
+            queue,
+            state,
+            launcher,
+            host: Arc::new(Host::new()),
+        };
+        (node, Running { task, shutdown })
+    }
+
+    /// Makes the node run a configuration with exactly these users, for this panel. Repeating it
+    /// changes nothing. Goes on when the caller stops waiting.
+    ///
+    /// # Errors
+    /// When the configuration or a user is refused: what ran before still runs then.
+    pub async fn start(&self, start: Start) -> Result<(Uuid, BaseInfo), Error> {
+        let Start {
+            config,
+            users,
+            keep_alive,
+            exclude_inbounds,
+        } = start;
+        let desired = tokio::task::spawn_blocking(move || {
+            let skeleton = Skeleton::parse(&config, &exclude_inbounds)?;
+            drop(config);
+            let roster = Roster::new(skeleton.inbounds(), users).map_err(Error::Refused)?;
+            Ok::<_, Error>(Desired {
+                skeleton: Arc::new(skeleton),
+                roster,
+            })
+        });
+        let desired = desired.await.map_err(|_| Error::ShuttingDown)??;
+        let session = self
+            .change(Change::Start {
+                desired,
+                keep_alive,
+            })
+            .await?;
+        self.host.watch();
+        Ok((session.unwrap_or_default(), self.base_info().await))
+    }
+
+    /// Ends the session and the core.
+    ///
+    /// # Errors
+    /// When no panel has control.
+    pub async fn stop(&self) -> Result<(), Error> {
+        self.change(Change::Stop).await.map(drop)
+    }
+
+    /// Gives the listed users what they name and nothing else; a user without inbounds is removed.
+    /// Who is not listed stays. No connection ends but those that a removed user opens next.
+    ///
+    /// With `all_or_nothing` one refused user refuses the list; otherwise those before him are done.
+    ///
+    /// # Errors
+    /// When users are refused, or the core did not make a change: each by name.
+    pub async fn update_users(&self, users: Users, all_or_nothing: bool) -> Result<(), Error> {
+        self.change(Change::UpdateUsers {
+            users,
+            all_or_nothing,
+        })
+        .await
+        .map(drop)
+    }
+
+    /// Makes the listed users the only ones. No connection ends.
+    ///
+    /// # Errors
+    /// As for an update.
+    pub async fn replace_users(&self, users: Users) -> Result<(), Error> {
+        self.change(Change::ReplaceUsers { users }).await.map(drop)
+    }
+
+    async fn change(&self, change: Change) -> Outcome {
+        let (reply, outcome) = oneshot::channel();
+        self.queue
+            .try_send((change, reply))
+            .map_err(|error| match error {
+                mpsc::error::TrySendError::Full(_) => Error::Busy,
+                mpsc::error::TrySendError::Closed(_) => Error::ShuttingDown,
+            })?;
+        outcome.await.map_err(|_| Error::ShuttingDown)?
+    }
+
+    /// The session of the panel that has control.
+    #[must_use]
+    pub fn session(&self) -> Option<Arc<Session>> {
+        self.state.borrow().session.clone()
+    }
+
+    /// Notes that a call of the panel succeeded.
+    pub fn touch(&self) {
+        if let Some(session) = &self.state.borrow().session {
+            session.touch(Instant::now());
+        }
+    }
+
+    /// The core that serves, for calls that need one.
+    fn serving(&self) -> Result<Arc<Serving>, Error> {
+        let state = self.state.borrow();
+        if state.session.is_none() {
+            return Err(Error::NotInitialized);
+        }
+        state.serving.clone().ok_or(Error::CoreNotStarted)
+    }
+}

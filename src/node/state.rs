@@ -1,0 +1,25 @@
+//! What everybody may know of the node without asking its driver.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::session::Session;
+use crate::xray::client::Client;
+use crate::xray::config::Skeleton;
+use crate::xray::version::Version;
+
+/// A snapshot of the node; the driver publishes a new one with every step.
+#[derive(Clone, Debug, Default)]
+pub(super) struct State {
+    pub(super) session: Option<Arc<Session>>,
+    pub(super) serving: Option<Arc<Serving>>,
+}
+
+/// The core that serves, for those who read.
+#[derive(Debug)]
+pub(super) struct Serving {
+    pub(super) client: Client,
+    pub(super) version: Version,
+    pub(super) ready: Instant,
+    pub(super) skeleton: Arc<Skeleton>,
+}

@@ -1,0 +1,295 @@
+//! The panel's contract over gRPC: `service.NodeService`.
+
+use std::pin::Pin;
+
+use futures_util::{Stream, StreamExt, stream};
+use tokio_util::sync::CancellationToken;
+use tonic::{Request, Response, Status, Streaming};
+
+use super::chunks::Chunks;
+use super::{MAX_MESSAGE, status, wire};
+use crate::node::{BaseInfo, Direction, Latency, Node, Start, Traffic, TrafficOf};
+use crate::proto::service::node_service_server::{NodeService, NodeServiceServer};
+use crate::proto::service::{
+    BackendStatsResponse, BackendType, BaseInfoResponse, Empty, LatencyRequest, LatencyResponse,
+    Log, OnlineStatResponse, Stat, StatRequest, StatResponse, StatType, StatsOnlineIpListResponse,
+    SystemStatsResponse, User,
+};
+
+/// How many users of one stream are applied together, when so many have come.
+const BATCH: usize = 512;
+
+/// The service, over one node.
+#[derive(Clone, Debug)]
+pub struct Service {
+    node: Node,
+    shutdown: CancellationToken,
+}
+
+impl Service {
+    /// Serves `node`; open log streams end with `shutdown`.
+    #[must_use]
+    pub fn new(node: Node, shutdown: CancellationToken) -> NodeServiceServer<Self> {
+        NodeServiceServer::new(Self { node, shutdown })
+            .max_decoding_message_size(MAX_MESSAGE)
+            .max_encoding_message_size(MAX_MESSAGE)
+    }
+}
+
+type Reply<T> = Result<Response<T>, Status>;
+
+#[tonic::async_trait]
+impl NodeService for Service {
+    type GetLogsStream = Pin<Box<dyn Stream<Item = Result<Log, Status>> + Send>>;
+
+    async fn start(&self, request: Request<wire::Backend>) -> Reply<BaseInfoResponse> {
+        let backend = request.into_inner();
+        match BackendType::try_from(backend.r#type) {
+            Ok(BackendType::Xray) => {}
+            Ok(BackendType::Wireguard) => {
+                return Err(Status::unimplemented(
+                    "this node serves xray, not wireguard",
+                ));
+            }
+            Err(_) => {
+                let text = format!("unknown backend type {}", backend.r#type);
+                return Err(Status::invalid_argument(text));
+            }
+        }
+        let start = Start {
+            config: backend.config,
+            users: wire::users(backend.users),
+            keep_alive: (backend.keep_alive > 0)
+                .then(|| std::time::Duration::from_secs(backend.keep_alive)),
+            exclude_inbounds: backend.exclude_inbounds,
+        };
+        let (session, info) = self
+            .node
+            .start(start)
+            .await
+            .map_err(|error| status::of(&error))?;
+        Ok(Response::new(BaseInfoResponse {
+            session_id: session.to_string(),
+            ..base_info(info)
+        }))
+    }
+
+    async fn stop(&self, _: Request<Empty>) -> Reply<Empty> {
+        self.node.stop().await.map_err(|error| status::of(&error))?;
+        Ok(Response::new(Empty {}))
+    }
+
+    async fn get_base_info(&self, _: Request<Empty>) -> Reply<BaseInfoResponse> {
+        Ok(Response::new(base_info(self.node.base_info().await)))
+    }
+
+    async fn get_logs(&self, _: Request<Empty>) -> Reply<Self::GetLogsStream> {
+        let log = self.node.logs().map_err(|error| status::of(&error))?;
+        let lines = stream::unfold(log, |mut log| async {
+            let detail = log.next().await?;
+            Some((Ok(Log { detail }), log))
+        });
+        let end = self.shutdown.clone().cancelled_owned();
+        Ok(Response::new(Box::pin(lines.take_until(end))))
+    }
+
+    async fn get_system_stats(&self, _: Request<Empty>) -> Reply<SystemStatsResponse> {
+        let (sample, uptime) = self
+            .node
+            .system_stats()
+            .map_err(|error| status::of(&error))?;
+        Ok(Response::new(SystemStatsResponse {
+            mem_total: sample.memory_total,
+            mem_used: sample.memory_used,
+            cpu_cores: sample.processors,
+            cpu_usage: sample.processor_usage,
+            incoming_bandwidth_speed: sample.received_per_second,
+            outgoing_bandwidth_speed: sample.sent_per_second,
+            uptime,
+        }))
+    }
+
+    async fn get_backend_stats(&self, _: Request<Empty>) -> Reply<BackendStatsResponse> {
+        let stats = self
+            .node
+            .backend_stats()
+            .await
+            .map_err(|error| status::of(&error))?;
+        Ok(Response::new(BackendStatsResponse {
+            num_goroutine: stats.num_goroutine,
+            num_gc: stats.num_gc,
+            alloc: stats.alloc,
+            total_alloc: stats.total_alloc,
+            sys: stats.sys,
+            mallocs: stats.mallocs,
+            frees: stats.frees,
+            live_objects: stats.live_objects,
+            pause_total_ns: stats.pause_total_ns,
+            uptime: stats.uptime,
+        }))
+    }
+
+    async fn get_stats(&self, request: Request<StatRequest>) -> Reply<StatResponse> {
+        let StatRequest {
+            name,
+            reset,
+            r#type,
+        } = request.into_inner();
+        let of = match StatType::try_from(r#type) {
+            Ok(StatType::Outbounds) => TrafficOf::Outbounds,
+            Ok(StatType::Outbound) => TrafficOf::Outbound(name),
+            Ok(StatType::Inbounds) => TrafficOf::Inbounds,
+            Ok(StatType::Inbound) => TrafficOf::Inbound(name),
+            Ok(StatType::UsersStat) => TrafficOf::Users,
+            Ok(StatType::UserStat) => TrafficOf::User(name),
+            Err(_) => return Err(Status::unknown("not implemented stat type")),
+        };
+        let traffic = self
+            .node
+            .traffic(of, reset)
+            .await
+            .map_err(|error| status::of(&error))?;
+        Ok(Response::new(StatResponse {
+            stats: traffic.into_iter().map(stat).collect(),
+        }))
+    }
+
+    async fn get_outbounds_latency(
+        &self,
+        request: Request<LatencyRequest>,
+    ) -> Reply<LatencyResponse> {
+        let name = request.into_inner().name;
+        let latencies = self
+            .node
+            .latencies(&name)
+            .await
+            .map_err(|error| status::of(&error))?;
+        Ok(Response::new(LatencyResponse {
+            latencies: latencies.into_iter().map(latency).collect(),
+        }))
+    }
+
+    async fn get_user_online_stats(
+        &self,
+        request: Request<StatRequest>,
+    ) -> Reply<OnlineStatResponse> {
+        let name = request.into_inner().name;
+        let value = self
+            .node
+            .online(&name)
+            .await
+            .map_err(|error| status::of(&error))?;
+        Ok(Response::new(OnlineStatResponse { name, value }))
+    }
+
+    async fn get_user_online_ip_list_stats(
+        &self,
+        request: Request<StatRequest>,
+    ) -> Reply<StatsOnlineIpListResponse> {
+        let name = request.into_inner().name;
+        let ips = self
+            .node
+            .online_addresses(&name)
+            .await
+            .map_err(|error| status::of(&error))?;
+        Ok(Response::new(StatsOnlineIpListResponse {
+            name,
+            ips: ips.into_iter().collect(),
+        }))
+    }
+
+    /// Applies users as they come, so a stream may stay open for as long as its panel likes.
+    async fn sync_user(&self, request: Request<Streaming<User>>) -> Reply<Empty> {
+        let mut batches = request.into_inner().ready_chunks(BATCH);
+        while let Some(batch) = batches.next().await {
+            let mut broken = None;
+            let mut users = Vec::with_capacity(batch.len());
+            for message in batch {
+                match message {
+                    Ok(user) => users.push(Ok(wire::user(user))),
+                    Err(status) => {
+                        broken = Some(status);
+                        break;
+                    }
+                }
+            }
+            if !users.is_empty() {
+                let users = Box::new(users.into_iter());
+                self.node
+                    .update_users(users, false)
+                    .await
+                    .map_err(|error| status::of_user_update(&error))?;
+                self.node.touch();
+            }
+            if let Some(status) = broken {
+                return Err(status);
+            }
+        }
+        Ok(Response::new(Empty {}))
+    }
+
+    async fn sync_users(&self, request: Request<wire::UserList>) -> Reply<Empty> {
+        let users = wire::users(request.into_inner().users);
+        self.node
+            .replace_users(users)
+            .await
+            .map_err(|error| status::of_users_update(&error))?;
+        Ok(Response::new(Empty {}))
+    }
+
+    async fn sync_users_chunked(
+        &self,
+        request: Request<Streaming<wire::UsersChunk>>,
+    ) -> Reply<Empty> {
+        let mut stream = request.into_inner();
+        let mut chunks = Chunks::default();
+        let invalid = |error: super::chunks::Error| Status::invalid_argument(error.to_string());
+        while !chunks.is_complete() {
+            let Some(chunk) = stream.message().await? else {
+                break;
+            };
+            chunks.add(chunk).map_err(invalid)?;
+        }
+        let users = wire::users(chunks.into_users().map_err(invalid)?);
+        self.node
+            .update_users(users, true)
+            .await
+            .map_err(|error| status::of_users_update(&error))?;
+        Ok(Response::new(Empty {}))
+    }
+}
+
+fn base_info(info: BaseInfo) -> BaseInfoResponse {
+    BaseInfoResponse {
+        started: info.started,
+        core_version: info.core_version,
+        node_version: env!("CARGO_PKG_VERSION").to_owned(),
+        session_id: String::new(),
+        extra: String::new(),
+    }
+}
+
+fn stat(traffic: Traffic) -> Stat {
+    let r#type = match traffic.direction {
+        Direction::Up => "uplink",
+        Direction::Down => "downlink",
+    };
+    Stat {
+        name: traffic.name,
+        r#type: r#type.to_owned(),
+        link: "traffic".to_owned(),
+        value: traffic.bytes,
+    }
+}
+
+fn latency(latency: Latency) -> crate::proto::service::Latency {
+    crate::proto::service::Latency {
+        link: latency.tag.clone(),
+        name: latency.tag,
+        alive: latency.alive,
+        delay: latency.delay_ms,
+        last_seen_time: latency.last_seen,
+        last_try_time: latency.last_try,
+        source: "xray-observatory".to_owned(),
+    }
+}

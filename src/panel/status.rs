@@ -1,0 +1,53 @@
+//! What went wrong, in the codes and texts that panels match on: the one table.
+
+use tonic::{Code, Status};
+
+use crate::node::Error;
+use crate::xray::client;
+
+/// The status of a failed call.
+///
+/// `UNKNOWN` looks vague and is the contract: panels show its text to the operator and do not take
+/// it for a broken connection.
+#[must_use]
+pub fn of(error: &Error) -> Status {
+    let code = match error {
+        Error::NotInitialized
+        | Error::CoreNotStarted
+        | Error::Busy
+        | Error::ShuttingDown
+        | Error::SysStats(_)
+        | Error::Read(client::Error::NoAnswer(_)) => Code::Unavailable,
+        Error::Config(_)
+        | Error::Core(_)
+        | Error::Refused(_)
+        | Error::Failed(_)
+        | Error::NameRequired(_)
+        | Error::NoObservatory
+        | Error::NoLatencies
+        | Error::Read(client::Error::Refused(_) | client::Error::WrongProtocol(_)) => Code::Unknown,
+        Error::UserNotFound(_) | Error::Read(client::Error::NotFound(_)) => Code::NotFound,
+        Error::Read(client::Error::Unsupported(_)) => Code::Unimplemented,
+    };
+    Status::new(code, error.to_string())
+}
+
+/// The status of a failed change of one user.
+#[must_use]
+pub fn of_user_update(error: &Error) -> Status {
+    refused_by_the_core("failed to update user", error)
+}
+
+/// The status of a failed change of several users. Panels that see it look for the bad one.
+#[must_use]
+pub fn of_users_update(error: &Error) -> Status {
+    refused_by_the_core("failed to update users", error)
+}
+
+fn refused_by_the_core(prefix: &str, error: &Error) -> Status {
+    match error {
+        Error::Refused(refused) if refused.is_only_a_missing_email() => of(error),
+        Error::Refused(_) | Error::Failed(_) => Status::internal(format!("{prefix}: {error}")),
+        _ => of(error),
+    }
+}

@@ -1,0 +1,205 @@
+//! What the operator decides: environment variables and the `.env` file.
+//!
+//! The names are those of the PasarGuard node, so an existing `.env` works. Every mistake is
+//! reported in one run; nothing is silently replaced by a default.
+
+mod parse;
+mod source;
+
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
+use std::path::{Path, PathBuf};
+
+use tracing::level_filters::LevelFilter;
+use uuid::Uuid;
+
+use self::parse::Reader;
+pub use self::source::Source;
+
+/// Longest path of a unix socket on Linux is 107 bytes; ours is below the runtime folder, and Xray
+/// puts a mode behind it.
+const MAX_RUNTIME_DIR: usize = 107 - "/core-4194304-18446744073709551615.sock".len();
+
+/// Everything that can be set.
+#[derive(Debug)]
+pub struct Settings {
+    /// Where panels connect (`NODE_HOST`, `SERVICE_PORT`).
+    pub listen: SocketAddr,
+    /// The key that panels show (`API_KEY`); generated and kept when it is not set.
+    pub api_key: Option<Secret>,
+    /// The node's certificate (`SSL_CERT_FILE`).
+    pub certificate: PathBuf,
+    /// Its key (`SSL_KEY_FILE`).
+    pub certificate_key: PathBuf,
+    /// Names and addresses for a generated certificate, beside this machine's own (`CERT_SAN`).
+    pub certificate_names: Vec<String>,
+    /// The Xray binary (`XRAY_EXECUTABLE_PATH`).
+    pub xray: PathBuf,
+    /// Where Xray finds `geoip.dat` and `geosite.dat` (`XRAY_ASSETS_PATH`).
+    pub assets: PathBuf,
+    /// What survives a reboot (`STATE_DIR`).
+    pub state_dir: PathBuf,
+    /// What does not (`RUNTIME_DIR`).
+    pub runtime_dir: PathBuf,
+    /// Where the running configuration is written when debugging (`DEBUG`, `GENERATED_CONFIG_PATH`).
+    pub debug_config: Option<PathBuf>,
+    /// How many log lines are remembered for viewers (`LOG_BUFFER_SIZE`).
+    pub log_buffer: usize,
+    /// How many of Xray's last lines an error shows (`STARTUP_LOG_TAIL_SIZE`).
+    pub startup_log_tail: usize,
+    /// How much the node says about itself (`LOG_LEVEL`).
+    pub log_level: LevelFilter,
+    /// In which form (`LOG_FORMAT`).
+    pub log_format: LogFormat,
+}
+
+/// A value that is never shown.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct Secret(pub Uuid);
+
+impl fmt::Debug for Secret {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("(hidden)")
+    }
+}
+
+/// The form of the node's own log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogFormat {
+    /// For people.
+    Text,
+    /// For machines, an object a line.
+    Json,
+}
+
+/// One thing that is wrong with the settings.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Mistake {
+    variable: String,
+    value: String,
+    allowed: String,
+}
+
+impl fmt::Display for Mistake {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} is {}: {}", self.variable, self.value, self.allowed)
+    }
+}
+
+/// Everything that is wrong with the settings.
+#[derive(Debug, thiserror::Error)]
+#[error("{}", .0.iter().map(ToString::to_string).collect::<Vec<_>>().join("\n"))]
+pub struct Mistakes(pub Vec<Mistake>);
+
+impl Settings {
+    /// Reads the environment, and the `.env` file in the working directory where there is one; the
+    /// environment wins.
+    ///
+    /// # Errors
+    /// With every mistake there is.
+    pub fn load() -> Result<Self, Mistakes> {
+        let mut mistakes = Vec::new();
+        let file = source::env_file(Path::new(".env"), &mut mistakes);
+        let source = |name: &str| {
+            std::env::var_os(name)
+                .map(|value| value.to_string_lossy().into_owned())
+                .or_else(|| file.get(name).cloned())
+        };
+        Self::read(&source, mistakes)
+    }
+
+    /// Reads the settings from any source.
+    ///
+    /// # Errors
+    /// With every mistake there is.
+    pub fn from_source(source: &impl Source) -> Result<Self, Mistakes> {
+        Self::read(source, Vec::new())
+    }
+
+    fn read(source: &impl Source, mistakes: Vec<Mistake>) -> Result<Self, Mistakes> {
+        let mut reader = Reader::new(source, mistakes);
+        let host = reader.parsed(
+            "NODE_HOST",
+            "an IPv4 or IPv6 address, e.g. 0.0.0.0 or [::]",
+            |text| parse::address(text),
+        );
+        let port = reader.parsed("SERVICE_PORT", "a port from 1 to 65535", |text| {
+            text.parse().ok().filter(|port| *port > 0)
+        });
+        let state_dir = reader.path("STATE_DIR", "/var/lib/raynode");
+        let runtime_dir = reader.path("RUNTIME_DIR", "/run/raynode");
+        reader.check("RUNTIME_DIR", &runtime_dir, "a path without a comma, of at most 67 bytes: a unix socket below it must fit the kernel's limit", |path| {
+            let bytes = path.as_os_str().as_encoded_bytes();
+            bytes.len() <= MAX_RUNTIME_DIR && !bytes.contains(&b',')
+        });
+        let certs = state_dir.join("certs");
+        let certificate = reader.path("SSL_CERT_FILE", certs.join("ssl_cert.pem"));
+        let certificate_key = reader.path("SSL_KEY_FILE", certs.join("ssl_key.pem"));
+        let debug = reader
+            .parsed("DEBUG", "true or false", parse::boolean)
+            .unwrap_or(false);
+        let generated = reader.path("GENERATED_CONFIG_PATH", state_dir.join("generated"));
+        reader.parsed(
+            "SERVICE_PROTOCOL",
+            "grpc, the protocol that this version serves",
+            |text| text.eq_ignore_ascii_case("grpc").then_some(()),
+        );
+        let settings = Self {
+            listen: SocketAddr::new(
+                host.unwrap_or(IpAddr::from([0, 0, 0, 0])),
+                port.unwrap_or(62050),
+            ),
+            api_key: reader.secret(
+                "API_KEY",
+                "a UUID, or nothing to have one generated",
+                |text| {
+                    Uuid::try_parse(text)
+                        .ok()
+                        .filter(|key| !key.is_nil())
+                        .map(Secret)
+                },
+            ),
+            certificate,
+            certificate_key,
+            certificate_names: reader
+                .parsed(
+                    "CERT_SAN",
+                    "names and addresses, separated by commas",
+                    parse::subject_names,
+                )
+                .unwrap_or_default(),
+            xray: reader.path("XRAY_EXECUTABLE_PATH", "/usr/local/bin/xray"),
+            assets: reader.path("XRAY_ASSETS_PATH", "/usr/local/share/xray"),
+            state_dir,
+            runtime_dir,
+            debug_config: debug.then_some(generated),
+            log_buffer: reader.count("LOG_BUFFER_SIZE", 10_000, 1_000_000),
+            startup_log_tail: reader.count("STARTUP_LOG_TAIL_SIZE", 200, 10_000),
+            log_level: reader
+                .parsed(
+                    "LOG_LEVEL",
+                    "off, error, warn, info, debug or trace",
+                    |text| text.parse().ok(),
+                )
+                .unwrap_or(LevelFilter::INFO),
+            log_format: reader
+                .parsed("LOG_FORMAT", "text or json", |text| {
+                    match text.to_ascii_lowercase().as_str() {
+                        "text" => Some(LogFormat::Text),
+                        "json" => Some(LogFormat::Json),
+                        _ => None,
+                    }
+                })
+                .unwrap_or(LogFormat::Text),
+        };
+        let mistakes = reader.into_mistakes();
+        if mistakes.is_empty() {
+            Ok(settings)
+        } else {
+            Err(Mistakes(mistakes))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

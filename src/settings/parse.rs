@@ -1,0 +1,151 @@
+//! From texts to values, and from bad texts to mistakes.
+
+use std::net::IpAddr;
+use std::path::{Path, PathBuf};
+
+use super::Mistake;
+use super::source::Source;
+
+/// Reads values one by one and collects what is wrong with them.
+pub(super) struct Reader<'a, S> {
+    source: &'a S,
+    mistakes: Vec<Mistake>,
+}
+
+impl<'a, S: Source> Reader<'a, S> {
+    pub(super) fn new(source: &'a S, mistakes: Vec<Mistake>) -> Self {
+        Self { source, mistakes }
+    }
+
+    pub(super) fn into_mistakes(self) -> Vec<Mistake> {
+        self.mistakes
+    }
+
+    /// The value without blanks and quotes around it; `None` for one that is not set or empty, as
+    /// a line `NAME=` of a template is.
+    fn text(&self, name: &str) -> Option<String> {
+        let value = self.source.get(name)?;
+        let text = unquoted(value.trim());
+        (!text.is_empty()).then(|| text.to_owned())
+    }
+
+    /// A value that `parse` accepts, or `None` where none is set. One that it does not accept is a
+    /// mistake.
+    pub(super) fn parsed<T>(
+        &mut self,
+        name: &str,
+        allowed: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
+        let text = self.text(name)?;
+        let value = parse(&text);
+        if value.is_none() {
+            self.mistake(name, format!("{text:?}"), format!("must be {allowed}"));
+        }
+        value
+    }
+
+    /// The same for a value that is not shown.
+    pub(super) fn secret<T>(
+        &mut self,
+        name: &str,
+        allowed: &str,
+        parse: impl FnOnce(&str) -> Option<T>,
+    ) -> Option<T> {
+        let text = self.text(name)?;
+        let value = parse(&text);
+        if value.is_none() {
+            self.mistake(name, "(hidden)".to_owned(), format!("must be {allowed}"));
+        }
+        value
+    }
+
+    pub(super) fn count(&mut self, name: &str, default: usize, most: usize) -> usize {
+        self.parsed(name, &format!("a whole number from 1 to {most}"), |text| {
+            text.parse().ok().filter(|count| (1..=most).contains(count))
+        })
+        .unwrap_or(default)
+    }
+
+    /// A path; a relative one starts in the working directory.
+    pub(super) fn path(&mut self, name: &str, default: impl Into<PathBuf>) -> PathBuf {
+        self.parsed(name, "a path", |text| std::path::absolute(text).ok())
+            .unwrap_or_else(|| default.into())
+    }
+
+    pub(super) fn check(
+        &mut self,
+        name: &str,
+        path: &Path,
+        allowed: &str,
+        is_allowed: impl FnOnce(&Path) -> bool,
+    ) {
+        if !is_allowed(path) {
+            self.mistake(
+                name,
+                path.display().to_string(),
+                format!("must be {allowed}"),
+            );
+        }
+    }
+
+    fn mistake(&mut self, variable: &str, value: String, allowed: String) {
+        self.mistakes.push(Mistake {
+            variable: variable.to_owned(),
+            value,
+            allowed,
+        });
+    }
+}
+
+fn unquoted(text: &str) -> &str {
+    ['"', '\'']
+        .iter()
+        .find_map(|quote| text.strip_prefix(*quote)?.strip_suffix(*quote))
+        .map_or(text, str::trim)
+}
+
+/// An IPv6 address may stand in brackets.
+pub(super) fn address(text: &str) -> Option<IpAddr> {
+    let bare = text
+        .strip_prefix('[')
+        .and_then(|text| text.strip_suffix(']'));
+    match bare {
+        Some(text) => text.parse().ok().map(IpAddr::V6),
+        None => text.parse().ok(),
+    }
+}
+
+/// The spellings that Go's `strconv.ParseBool` takes, because the node whose `.env` is migrated
+/// takes them.
+pub(super) fn boolean(text: &str) -> Option<bool> {
+    match text {
+        "1" | "t" | "T" | "true" | "TRUE" | "True" => Some(true),
+        "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
+        _ => None,
+    }
+}
+
+/// Addresses, and DNS names of letters, digits, dots and hyphens. The installer's prefixes `IP:`
+/// and `DNS:` are taken too.
+pub(super) fn subject_names(text: &str) -> Option<Vec<String>> {
+    text.split(',')
+        .map(str::trim)
+        .filter(|name| !name.is_empty())
+        .map(|name| {
+            let bare = name
+                .strip_prefix("IP:")
+                .or_else(|| name.strip_prefix("DNS:"))
+                .unwrap_or(name);
+            let is_name = bare.len() <= 253
+                && !bare.is_empty()
+                && bare
+                    .chars()
+                    .all(|char| char.is_ascii_alphanumeric() || "-._*".contains(char));
+            match address(bare) {
+                Some(address) => Some(address.to_string()),
+                None => is_name.then(|| bare.to_owned()),
+            }
+        })
+        .collect()
+}

@@ -1,0 +1,145 @@
+use std::collections::HashMap;
+
+use super::*;
+
+fn settings(values: &[(&str, &str)]) -> Result<Settings, Mistakes> {
+    let values: HashMap<String, String> = values
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), (*value).to_owned()))
+        .collect();
+    Settings::from_source(&move |name: &str| values.get(name).cloned())
+}
+
+#[test]
+fn the_defaults_are_those_of_the_documentation() {
+    let settings = settings(&[]).unwrap();
+    assert_eq!(settings.listen, "0.0.0.0:62050".parse().unwrap());
+    assert_eq!(settings.api_key, None);
+    assert_eq!(settings.xray, Path::new("/usr/local/bin/xray"));
+    assert_eq!(settings.assets, Path::new("/usr/local/share/xray"));
+    assert_eq!(
+        settings.certificate,
+        Path::new("/var/lib/raynode/certs/ssl_cert.pem")
+    );
+    assert_eq!(settings.runtime_dir, Path::new("/run/raynode"));
+    assert_eq!(
+        (settings.log_buffer, settings.startup_log_tail),
+        (10_000, 200)
+    );
+    assert_eq!(settings.debug_config, None);
+}
+
+#[test]
+fn blanks_and_quotes_around_a_value_do_not_count() {
+    let settings = settings(&[
+        ("SERVICE_PORT", " 443 "),
+        ("NODE_HOST", "\"[::]\""),
+        ("STATE_DIR", " '/srv/ray node' "),
+        ("API_KEY", ""),
+        ("DEBUG", "True"),
+    ])
+    .unwrap();
+    assert_eq!(settings.listen, "[::]:443".parse().unwrap());
+    assert_eq!(
+        settings.certificate_key,
+        Path::new("/srv/ray node/certs/ssl_key.pem")
+    );
+    assert_eq!(
+        settings.debug_config.unwrap(),
+        Path::new("/srv/ray node/generated")
+    );
+}
+
+#[test]
+fn every_mistake_is_named_in_one_run_and_no_secret_is_shown() {
+    let long = format!("/run/{}", "x".repeat(100));
+    let mistakes = settings(&[
+        ("SERVICE_PORT", "70000"),
+        ("NODE_HOST", "localhost"),
+        ("API_KEY", "hunter2"),
+        ("SERVICE_PROTOCOL", "rest"),
+        ("DEBUG", "maybe"),
+        ("LOG_BUFFER_SIZE", "0"),
+        ("STARTUP_LOG_TAIL_SIZE", "-1"),
+        ("LOG_LEVEL", "loud"),
+        ("LOG_FORMAT", "xml"),
+        ("CERT_SAN", "good.example, not good"),
+        ("RUNTIME_DIR", &long),
+    ])
+    .unwrap_err();
+    let text = mistakes.to_string();
+    assert_eq!(mistakes.0.len(), 11, "{text}");
+    assert!(
+        text.contains("SERVICE_PORT is \"70000\": must be a port from 1 to 65535"),
+        "{text}"
+    );
+    assert!(
+        text.contains("API_KEY is (hidden): must be a UUID"),
+        "{text}"
+    );
+    assert!(!text.contains("hunter2"), "{text}");
+}
+
+#[test]
+fn the_nil_uuid_is_no_key() {
+    assert!(settings(&[("API_KEY", "00000000-0000-0000-0000-000000000000")]).is_err());
+}
+
+#[test]
+fn an_api_key_may_have_any_form_of_a_uuid() {
+    for text in [
+        "0b0e1b9a-2d0d-4a0c-9a4b-6f3c1f0f2d11",
+        "{0B0E1B9A-2D0D-4A0C-9A4B-6F3C1F0F2D11}",
+        "urn:uuid:0b0e1b9a-2d0d-4a0c-9a4b-6f3c1f0f2d11",
+        "0b0e1b9a2d0d4a0c9a4b6f3c1f0f2d11",
+    ] {
+        assert!(
+            settings(&[("API_KEY", text)]).unwrap().api_key.is_some(),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn names_for_the_certificate_may_carry_the_installers_prefixes() {
+    let settings = settings(&[(
+        "CERT_SAN",
+        "DNS:node.example, IP:203.0.113.7,[2001:db8::1],*.example",
+    )])
+    .unwrap();
+    assert_eq!(
+        settings.certificate_names,
+        ["node.example", "203.0.113.7", "2001:db8::1", "*.example"]
+    );
+}
+
+#[test]
+fn an_env_file_is_read_line_by_line() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join(".env");
+    std::fs::write(
+        &path,
+        "# a comment\nSERVICE_PORT= 443\n\nAPI_KEY=\"quoted\"\nNODE_HOST = '::'\nexport DEBUG=true\nthis is no line\n",
+    )
+    .unwrap();
+    let mut mistakes = Vec::new();
+    let values = source::env_file(&path, &mut mistakes);
+    let value = |name: &str| values.get(name).map(String::as_str);
+    assert_eq!(value("SERVICE_PORT").map(str::trim), Some("443"));
+    assert_eq!(value("API_KEY"), Some("quoted"));
+    assert_eq!(value("NODE_HOST"), Some("::"));
+    assert_eq!(value("DEBUG"), Some("true"));
+    assert_eq!(mistakes.len(), 1);
+    assert!(
+        mistakes[0].to_string().contains("line 7"),
+        "{}",
+        mistakes[0]
+    );
+}
+
+#[test]
+fn a_missing_env_file_is_no_mistake() {
+    let mut mistakes = Vec::new();
+    assert!(source::env_file(Path::new("/nonexistent/.env"), &mut mistakes).is_empty());
+    assert!(mistakes.is_empty());
+}

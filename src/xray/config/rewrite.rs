@@ -1,0 +1,265 @@
+//! The changes that the node makes to a panel's configuration, one function each.
+//!
+//! They follow what panels rely on (`docs/panel-protocol.md`, "What the node changes in a config")
+//! and touch nothing else: a key that is not named here passes through as it is.
+
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use serde_json::{Map, Value, json};
+
+use super::{API_INBOUND, API_TAG, Error, LogFiles};
+
+/// Keys of the configuration that the node looks at.
+pub(super) const TOP_LEVEL: [&str; 11] = [
+    "log",
+    "api",
+    "metrics",
+    "stats",
+    "policy",
+    "inbounds",
+    "outbounds",
+    "routing",
+    "observatory",
+    "burstObservatory",
+    "dns",
+];
+
+/// The parts that measure outbounds.
+pub(super) const OBSERVATORIES: [&str; 2] = ["observatory", "burstObservatory"];
+
+const GUARD_TAG: &str = "PG_NODE_MALFORMED_DOMAIN_GUARD";
+pub(super) const API_RULE_TAG: &str = "raynode-api";
+
+/// What `geoip:private` stands for, written out so that no geo file is needed for it.
+const PRIVATE: [&str; 15] = [
+    "0.0.0.0/8",
+    "10.0.0.0/8",
+    "100.64.0.0/10",
+    "127.0.0.0/8",
+    "169.254.0.0/16",
+    "172.16.0.0/12",
+    "192.0.0.0/24",
+    "192.168.0.0/16",
+    "198.18.0.0/15",
+    "224.0.0.0/4",
+    "240.0.0.0/4",
+    "::/128",
+    "::1/128",
+    "fc00::/7",
+    "fe80::/10",
+];
+
+/// Gives keys the spelling used here. Xray reads keys in any case, so `"Inbounds"` is its inbounds;
+/// of several spellings it takes the last.
+pub(super) fn canonical_keys(map: &mut Map<String, Value>, keys: &[&str]) {
+    let canonical = |key: &String| keys.iter().find(|known| known.eq_ignore_ascii_case(key));
+    if map
+        .keys()
+        .all(|key| canonical(key).is_none_or(|known| known == key))
+    {
+        return;
+    }
+    *map = std::mem::take(map)
+        .into_iter()
+        .map(|(key, value)| match canonical(&key) {
+            Some(known) => ((*known).to_owned(), value),
+            None => (key, value),
+        })
+        .collect();
+}
+
+pub(super) fn shape(what: &str, expected: &'static str) -> Error {
+    Error::Shape {
+        what: what.to_owned(),
+        expected,
+    }
+}
+
+/// Takes a list out and leaves `null` to mark its place.
+pub(super) fn take_list(
+    map: &mut Map<String, Value>,
+    key: &'static str,
+) -> Result<Vec<Value>, Error> {
+    match map.insert(key.to_owned(), Value::Null) {
+        None | Some(Value::Null) => Ok(Vec::new()),
+        Some(Value::Array(list)) => Ok(list),
+        Some(_) => Err(shape(key, "a list")),
+    }
+}
+
+fn object<'a>(
+    map: &'a mut Map<String, Value>,
+    key: &'static str,
+) -> Result<&'a mut Map<String, Value>, Error> {
+    let value = map.entry(key).or_insert(Value::Null);
+    if value.is_null() {
+        *value = Value::Object(Map::new());
+    }
+    value.as_object_mut().ok_or_else(|| shape(key, "an object"))
+}
+
+/// Drops an API inbound that an earlier node left in the panel's configuration.
+pub(super) fn drop_injected_inbounds(inbounds: &mut Vec<Value>) {
+    inbounds.retain(|inbound| inbound.get("tag").and_then(Value::as_str) != Some(API_INBOUND));
+}
+
+/// The API is written for each core anew, counters are always on, and nothing else may open a
+/// control port: Xray's metrics show its profiler and every counter to whoever can connect.
+pub(super) fn api_parts(root: &mut Map<String, Value>) {
+    root.shift_remove("api");
+    root.shift_remove("metrics");
+    root.insert("stats".to_owned(), json!({}));
+}
+
+/// Counts traffic and online addresses for every level that a user may have; a level without an
+/// entry would count nothing.
+pub(super) fn policy(root: &mut Map<String, Value>, inbounds: &[Value]) -> Result<(), Error> {
+    let policy = object(root, "policy")?;
+    canonical_keys(policy, &["levels", "system"]);
+    let levels = object(policy, "levels")?;
+    let used: BTreeSet<u64> = inbounds.iter().flat_map(user_levels).chain([0]).collect();
+    for level in used {
+        levels.entry(level.to_string()).or_insert_with(|| json!({}));
+    }
+    let counters = ["statsUserUplink", "statsUserDownlink", "statsUserOnline"];
+    for level in levels.values_mut().filter_map(Value::as_object_mut) {
+        canonical_keys(level, &counters);
+        for counter in counters {
+            level.insert(counter.to_owned(), Value::Bool(true));
+        }
+    }
+    let system = object(policy, "system")?;
+    let outbound = ["statsOutboundUplink", "statsOutboundDownlink"];
+    let inbound = ["statsInboundUplink", "statsInboundDownlink"];
+    canonical_keys(system, &[outbound, inbound].concat());
+    for counter in outbound {
+        system.insert(counter.to_owned(), Value::Bool(true));
+    }
+    for counter in inbound {
+        system.entry(counter).or_insert(Value::Bool(true));
+    }
+    Ok(())
+}
+
+/// Levels named by the users that an excluded inbound keeps.
+fn user_levels(inbound: &Value) -> impl Iterator<Item = u64> {
+    ["/settings/clients", "/settings/users"]
+        .into_iter()
+        .filter_map(|list| inbound.pointer(list).and_then(Value::as_array))
+        .flatten()
+        .filter_map(|user| user.get("level").and_then(Value::as_u64))
+}
+
+/// Tags of the outbounds that lead nowhere, in alphabetical order.
+pub(super) fn silent_outbounds(root: &Map<String, Value>) -> Vec<String> {
+    tags_of(root, &["blackhole", "dns", "loopback"])
+}
+
+fn tags_of(root: &Map<String, Value>, protocols: &[&str]) -> Vec<String> {
+    let outbounds = root
+        .get("outbounds")
+        .and_then(Value::as_array)
+        .map_or(&[][..], Vec::as_slice);
+    let mut tags: Vec<String> = outbounds
+        .iter()
+        .filter(|outbound| {
+            let protocol = outbound
+                .get("protocol")
+                .and_then(Value::as_str)
+                .unwrap_or_default();
+            protocols
+                .iter()
+                .any(|wanted| wanted.eq_ignore_ascii_case(protocol))
+        })
+        .filter_map(|outbound| outbound.get("tag").and_then(Value::as_str))
+        .filter(|tag| !tag.is_empty())
+        .map(str::to_owned)
+        .collect();
+    tags.sort();
+    tags
+}
+
+/// `routing` always exists, or the core would refuse rules at run time. Rules of an earlier node go,
+/// and names that no resolver could answer are stopped before they reach one.
+pub(super) fn routing(root: &mut Map<String, Value>) -> Result<(), Error> {
+    let blackhole = tags_of(root, &["blackhole"]).into_iter().next();
+    let routing = object(root, "routing")?;
+    canonical_keys(routing, &["rules"]);
+    let mut rules = take_list(routing, "rules")?;
+    rules.retain(|rule| {
+        let names = |key: &str, value: &str| rule.get(key).and_then(Value::as_str) == Some(value);
+        !names("outboundTag", API_TAG) && !names("ruleTag", GUARD_TAG)
+    });
+    for rule in rules.iter_mut().filter_map(Value::as_object_mut) {
+        for key in ["ip", "source"] {
+            if let Some(Value::Array(addresses)) = rule.get_mut(key) {
+                spell_out_private(addresses);
+            }
+        }
+    }
+    if let Some(blackhole) = blackhole {
+        rules.insert(0, malformed_domain_guard(&blackhole));
+    }
+    routing.insert("rules".to_owned(), Value::Array(rules));
+    Ok(())
+}
+
+fn spell_out_private(addresses: &mut Vec<Value>) {
+    let is_private = |value: &Value| {
+        value
+            .as_str()
+            .is_some_and(|text| text.eq_ignore_ascii_case("geoip:private"))
+    };
+    if let Some(place) = addresses.iter().position(is_private) {
+        addresses.splice(place..=place, PRIVATE.map(Value::from));
+        addresses.retain(|value| !is_private(value));
+    }
+}
+
+/// RFC 1035: a name has at most 253 characters as text, a label at most 63.
+fn malformed_domain_guard(blackhole: &str) -> Value {
+    json!({
+        "type": "field",
+        "ruleTag": GUARD_TAG,
+        "domain": ["regexp:^.{254,}$", "regexp:(^|\\.)[^.]{64,}(\\.|$)"],
+        "outboundTag": blackhole,
+    })
+}
+
+/// Outbounds that lead nowhere would only ever be reported dead.
+pub(super) fn observatories(root: &mut Map<String, Value>, silent: &[String]) {
+    for key in OBSERVATORIES {
+        let Some(Value::Object(observatory)) = root.get_mut(key) else {
+            continue;
+        };
+        canonical_keys(observatory, &["subjectSelector"]);
+        if let Some(Value::Array(selector)) = observatory.get_mut("subjectSelector") {
+            selector.retain(|tag| {
+                !tag.as_str()
+                    .is_some_and(|tag| silent.iter().any(|silent| silent == tag))
+            });
+        }
+    }
+}
+
+/// Everything goes to the standard output, where the node reads it; `none` stays none.
+pub(super) fn log(root: &mut Map<String, Value>) -> Result<LogFiles, Error> {
+    if root.get("log").is_none_or(Value::is_null) {
+        root.insert("log".to_owned(), json!({ "loglevel": "info" }));
+    }
+    let log = object(root, "log")?;
+    canonical_keys(log, &["access", "error", "loglevel"]);
+    let mut redirect = |key: &str| {
+        let path = log.get(key).and_then(Value::as_str)?.to_owned();
+        if path.is_empty() || path == "none" {
+            return None;
+        }
+        log.insert(key.to_owned(), Value::from(""));
+        Some(PathBuf::from(path))
+    };
+    Ok(LogFiles {
+        access: redirect("access"),
+        error: redirect("error"),
+    })
+}

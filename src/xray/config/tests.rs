@@ -1,0 +1,347 @@
+use std::path::Path;
+
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+use super::*;
+use crate::xray::account::{Account, Cipher, Protocol};
+use crate::xray::version::Version;
+
+const OLD: Version = Version::new(26, 3, 27);
+const NEW: Version = Version::new(26, 10, 10);
+
+/// Users of a test, by tag.
+#[derive(Default)]
+struct Fixed(Vec<(&'static str, &'static str, Account)>);
+
+impl Accounts for Fixed {
+    fn on(&self, inbound: &Inbound) -> impl Iterator<Item = (&str, &Account)> {
+        let tag = std::sync::Arc::clone(&inbound.tag);
+        self.0
+            .iter()
+            .filter(move |(on, ..)| *on == &*tag)
+            .map(|(_, email, account)| (*email, account))
+    }
+}
+
+fn parse(config: &Value) -> Skeleton {
+    Skeleton::parse(&config.to_string(), &[]).unwrap()
+}
+
+fn render_with(skeleton: &Skeleton, version: Version, users: &Fixed) -> Value {
+    let door = Door {
+        socket: Path::new("/run/r/core.sock"),
+        version,
+        placeholder_key: [7; 32],
+    };
+    let mut bytes = Vec::new();
+    skeleton.render(door, users, &mut bytes).unwrap();
+    serde_json::from_slice(&bytes).unwrap()
+}
+
+fn render(config: &Value) -> Value {
+    render_with(&parse(config), OLD, &Fixed::default())
+}
+
+fn everything() -> Value {
+    json!({
+        "future": { "kept": [1, 2, 3] },
+        "log": { "access": "/var/log/xray/access.log", "error": "none", "loglevel": "debug", "dnsLog": true },
+        "api": { "tag": "mine", "services": ["ReflectionService"], "listen": "127.0.0.1:8080" },
+        "metrics": { "tag": "m", "listen": "0.0.0.0:9090" },
+        "dns": { "servers": ["1.1.1.1"] },
+        "policy": {
+            "levels": { "0": { "connIdle": 120, "statsUserOnline": false }, "3": { "handshake": 9 } },
+            "system": { "statsInboundUplink": false }
+        },
+        "routing": {
+            "domainStrategy": "IPIfNonMatch",
+            "rules": [
+                { "type": "field", "inboundTag": ["API_INBOUND"], "outboundTag": "API" },
+                { "ruleTag": "PG_NODE_MALFORMED_DOMAIN_GUARD", "outboundTag": "block", "domain": ["x"] },
+                { "ip": ["GeoIP:Private", "8.8.8.8"], "outboundTag": "block", "webhook": { "url": "kept" } }
+            ],
+            "balancers": [{ "tag": "b", "selector": ["d"] }]
+        },
+        "inbounds": [
+            { "tag": "API_INBOUND", "listen": "127.0.0.1", "port": 1, "protocol": "dokodemo-door" },
+            {
+                "tag": "vless", "port": 443, "protocol": "vless", "allocate": { "strategy": "always" },
+                "settings": { "decryption": "none", "clients": [{ "id": "leftover" }], "users": [], "fallbacks": [{ "dest": 80 }] },
+                "streamSettings": { "network": "tcp", "security": "tls", "sockopt": { "mark": 1 } }
+            },
+            { "tag": "ss", "port": 8388, "protocol": "shadowsocks", "settings": { "method": "2022-blake3-aes-128-gcm", "password": "AAAAAAAAAAAAAAAAAAAAAA==" } },
+            { "tag": "socks", "port": 1080, "protocol": "socks", "settings": { "accounts": [{ "user": "a", "pass": "b" }] } }
+        ],
+        "outbounds": [
+            { "tag": "direct", "protocol": "freedom", "unknown": true },
+            { "tag": "block", "protocol": "Blackhole" },
+            { "tag": "resolve", "protocol": "dns" }
+        ],
+        "observatory": { "subjectSelector": ["direct", "block", "resolve"], "probeInterval": "1m" }
+    })
+}
+
+fn everyone() -> Fixed {
+    let id = uuid::Uuid::from_u128(7);
+    Fixed(vec![("vless", "7", Account::Vless { id, vision: true })])
+}
+
+#[test]
+fn what_an_old_core_reads() {
+    let config = render_with(&parse(&everything()), OLD, &everyone());
+    insta::assert_snapshot!(format!("{config:#}"));
+}
+
+#[test]
+fn what_a_new_core_reads() {
+    let config = render_with(&parse(&everything()), NEW, &everyone());
+    insta::assert_snapshot!(format!("{config:#}"));
+}
+
+#[test]
+fn an_empty_config_gets_what_the_node_needs() {
+    insta::assert_snapshot!(format!("{:#}", render(&json!({}))));
+}
+
+#[test]
+fn rewriting_again_changes_nothing() {
+    for version in [OLD, NEW] {
+        let once = render_with(&parse(&everything()), version, &Fixed::default());
+        let twice = render_with(&parse(&once), version, &Fixed::default());
+        assert_eq!(format!("{once:#}"), format!("{twice:#}"));
+    }
+}
+
+#[test]
+fn what_is_not_an_object_is_refused() {
+    for text in ["", "{", "null", "[]", "7", "\"{}\""] {
+        assert!(Skeleton::parse(text, &[]).is_err(), "{text:?}");
+    }
+    for config in [
+        json!({ "inbounds": {} }),
+        json!({ "inbounds": [7] }),
+        json!({ "inbounds": [{ "protocol": "vless", "settings": [] }] }),
+        json!({ "routing": [] }),
+        json!({ "routing": { "rules": {} } }),
+        json!({ "policy": 1 }),
+        json!({ "log": "info" }),
+    ] {
+        assert!(
+            Skeleton::parse(&config.to_string(), &[]).is_err(),
+            "{config}"
+        );
+    }
+}
+
+#[test]
+fn an_excluded_inbound_keeps_its_users() {
+    let config = json!({ "inbounds": [
+        { "tag": "a", "protocol": "vless", "settings": { "clients": [{ "id": "x", "level": 5 }] } },
+        { "tag": "b", "protocol": "vless", "settings": { "clients": [{ "id": "x" }] } },
+    ]});
+    let skeleton = Skeleton::parse(&config.to_string(), &["a".to_owned()]).unwrap();
+    assert_eq!(
+        skeleton
+            .inbounds()
+            .map(|inbound| &*inbound.tag)
+            .collect::<Vec<_>>(),
+        ["b"]
+    );
+    let rendered = render_with(&skeleton, NEW, &Fixed::default());
+    assert_eq!(
+        rendered.pointer("/inbounds/0/settings/clients/0/id"),
+        Some(&json!("x"))
+    );
+    assert_eq!(
+        rendered.pointer("/inbounds/1/settings/clients"),
+        Some(&json!([]))
+    );
+    let level = rendered.pointer("/policy/levels/5").unwrap();
+    assert_eq!(level["statsUserOnline"], json!(true));
+}
+
+#[test]
+fn keys_count_in_any_case_as_they_do_for_xray() {
+    let config = json!({
+        "Inbounds": [{ "Tag": "in", "Protocol": "VLESS", "Settings": { "Clients": [{ "id": "leftover" }] } }],
+        "API": { "listen": "0.0.0.0:1" },
+        "METRICS": { "listen": "0.0.0.0:2" },
+    });
+    let text = render(&config).to_string();
+    assert!(
+        !text.contains("leftover") && !text.contains("0.0.0.0"),
+        "{text}"
+    );
+    assert_eq!(parse(&config).inbounds().count(), 1);
+}
+
+#[test]
+fn users_go_by_protocol() {
+    let inbound = |protocol: &str, settings: Value| json!({ "tag": "t", "protocol": protocol, "settings": settings });
+    let protocol = |inbound: Value| {
+        parse(&json!({ "inbounds": [inbound] }))
+            .inbounds()
+            .next()
+            .map(|inbound| inbound.protocol)
+    };
+    assert_eq!(protocol(inbound("vmess", json!({}))), Some(Protocol::Vmess));
+    assert_eq!(
+        protocol(inbound("trojan", json!(null))),
+        Some(Protocol::Trojan)
+    );
+    assert_eq!(
+        protocol(inbound("hysteria", json!({}))),
+        Some(Protocol::Hysteria)
+    );
+    assert_eq!(
+        protocol(inbound("shadowsocks", json!({ "method": "aes-256-gcm" }))),
+        Some(Protocol::Shadowsocks {
+            default: Cipher::Aes256Gcm
+        })
+    );
+    assert_eq!(
+        protocol(inbound(
+            "shadowsocks",
+            json!({ "method": "2022-blake3-aes-256-gcm" })
+        )),
+        Some(Protocol::Shadowsocks2022 { key_bytes: 32 })
+    );
+    assert_eq!(
+        protocol(inbound(
+            "shadowsocks",
+            json!({ "method": "2022-blake3-chacha20-poly1305" })
+        )),
+        None
+    );
+    assert_eq!(protocol(inbound("socks", json!({}))), None);
+    assert_eq!(protocol(inbound("wireguard", json!({ "peers": [] }))), None);
+}
+
+#[test]
+fn vision_is_for_transports_that_can_carry_it() {
+    let vision = |stream: Value, settings: Value| {
+        let config = json!({ "inbounds": [{ "tag": "t", "protocol": "vless", "settings": settings, "streamSettings": stream }] });
+        match parse(&config).inbounds().next().unwrap().protocol {
+            Protocol::Vless { vision, .. } => vision,
+            other => panic!("{other:?}"),
+        }
+    };
+    let none = || json!({ "decryption": "none" });
+    assert!(vision(
+        json!({ "network": "tcp", "security": "tls" }),
+        none()
+    ));
+    assert!(vision(
+        json!({ "network": "raw", "security": "reality" }),
+        none()
+    ));
+    assert!(vision(json!({ "security": "tls" }), none()));
+    assert!(!vision(json!({ "network": "tcp" }), none()));
+    assert!(!vision(
+        json!({ "network": "ws", "security": "tls" }),
+        none()
+    ));
+    assert!(!vision(
+        json!({ "network": "tcp", "security": "tls", "tcpSettings": { "header": { "type": "http" } } }),
+        none()
+    ));
+    assert!(vision(
+        json!({ "network": "ws" }),
+        json!({ "decryption": "mlkem768x25519plus.native.600s.x" })
+    ));
+    assert!(!vision(json!(null), none()));
+}
+
+#[test]
+fn skeletons_are_equal_when_xray_would_run_the_same() {
+    let base = parse(&everything());
+    let mut users = everything();
+    users["inbounds"][1]["settings"]["clients"] = json!([{ "id": "other" }]);
+    assert_eq!(base, parse(&users), "users are no part of it");
+    let mut rule = everything();
+    rule["routing"]["domainStrategy"] = json!("AsIs");
+    let rule = parse(&rule);
+    assert_ne!(base, rule);
+    assert_eq!(base.differences(&rule), ["routing"]);
+    assert_ne!(
+        base,
+        Skeleton::parse(&everything().to_string(), &["vless".to_owned()]).unwrap()
+    );
+}
+
+#[test]
+fn log_files_are_the_nodes_to_write() {
+    let skeleton = parse(&everything());
+    assert_eq!(
+        skeleton.log_files().access.as_deref(),
+        Some(Path::new("/var/log/xray/access.log"))
+    );
+    assert_eq!(skeleton.log_files().error, None);
+}
+
+#[test]
+fn an_empty_2022_inbound_stays_open_for_more_users() {
+    let config = json!({ "inbounds": [{ "tag": "ss", "protocol": "shadowsocks", "settings": { "method": "2022-blake3-aes-256-gcm" } }] });
+    let clients = |users: &Fixed| {
+        render_with(&parse(&config), NEW, users)
+            .pointer("/inbounds/0/settings/clients")
+            .cloned()
+            .unwrap()
+    };
+    let placeholder = clients(&Fixed::default());
+    assert_eq!(placeholder[0]["email"], json!(PLACEHOLDER));
+    assert_eq!(
+        placeholder[0]["password"],
+        json!("BwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwcHBwc=")
+    );
+    let key = Account::Shadowsocks2022 { key: "k".into() };
+    assert_eq!(
+        clients(&Fixed(vec![("ss", "7", key)]))
+            .as_array()
+            .unwrap()
+            .len(),
+        1
+    );
+}
+
+fn any_json() -> impl Strategy<Value = Value> {
+    let leaf = prop_oneof![
+        Just(Value::Null),
+        any::<bool>().prop_map(Value::from),
+        any::<i32>().prop_map(Value::from),
+        "[a-zA-Z:>,/ ]{0,12}".prop_map(Value::from),
+    ];
+    leaf.prop_recursive(3, 24, 4, |inner| {
+        prop_oneof![
+            prop::collection::vec(inner.clone(), 0..4).prop_map(Value::from),
+            prop::collection::vec(("[a-zA-Z]{1,8}", inner), 0..4)
+                .prop_map(|entries| Value::Object(entries.into_iter().collect())),
+        ]
+    })
+}
+
+proptest! {
+    #[test]
+    fn unknown_keys_are_kept_whatever_they_hold(extra in any_json(), inner in any_json()) {
+        let mut config = everything();
+        config["extraPart"] = extra.clone();
+        config["inbounds"][1]["streamSettings"]["extraPart"] = inner.clone();
+        config["outbounds"][0]["settings"] = inner.clone();
+        let rendered = render(&config);
+        prop_assert_eq!(&rendered["extraPart"], &extra);
+        prop_assert_eq!(&rendered["inbounds"][1]["streamSettings"]["extraPart"], &inner);
+        prop_assert_eq!(&rendered["outbounds"][0]["settings"], &inner);
+    }
+
+    #[test]
+    fn no_part_of_any_shape_makes_it_panic(key in prop::sample::select(&rewrite::TOP_LEVEL[..]), value in any_json()) {
+        let mut config = everything();
+        config[key] = value;
+        if let Ok(skeleton) = Skeleton::parse(&config.to_string(), &[]) {
+            let once = render_with(&skeleton, OLD, &Fixed::default());
+            let twice = render_with(&parse(&once), OLD, &Fixed::default());
+            prop_assert_eq!(once, twice);
+        }
+    }
+}

@@ -1,0 +1,239 @@
+//! What a core prints: to the viewers, to the operator's files, and kept for its last words.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use crate::xray::child::{Appender, Sink};
+use crate::xray::config::{API_INBOUND, API_TAG, LogFiles, PLACEHOLDER};
+use crate::xray::logs::Logs;
+
+/// How many of our own API connections are remembered, to hide their lines.
+const HIDDEN_SESSIONS: usize = 16;
+
+/// Where the lines of one core go.
+#[derive(Clone, Debug)]
+pub(super) struct Output {
+    logs: Option<Arc<Logs>>,
+    access: Appender,
+    error: Appender,
+    ours: Ours,
+    tail: Tail,
+}
+
+impl Output {
+    pub(super) fn new(logs: Arc<Logs>, files: &LogFiles, socket: &Path, tail: Tail) -> Self {
+        Self {
+            logs: Some(logs),
+            access: Appender::new(files.access.clone()),
+            error: Appender::new(files.error.clone()),
+            ours: Ours::new(socket),
+            tail,
+        }
+    }
+
+    /// For a process whose lines interest nobody unless it fails.
+    pub(super) fn discarding(tail: Tail) -> Self {
+        Self {
+            logs: None,
+            access: Appender::default(),
+            error: Appender::default(),
+            ours: Ours::new(Path::new("")),
+            tail,
+        }
+    }
+}
+
+impl Sink for Output {
+    fn lines(&mut self, lines: &[String]) {
+        let lines: Vec<&String> = lines.iter().filter(|line| !self.ours.owns(line)).collect();
+        for line in &lines {
+            self.tail.push(line);
+            if let Some(logs) = &self.logs {
+                logs.push(line);
+            }
+        }
+        self.access
+            .append(lines.iter().copied().filter(|line| is_access(line)));
+        self.error
+            .append(lines.iter().copied().filter(|line| !is_access(line)));
+    }
+}
+
+/// Access records say `DATE TIME from ADDRESS accepted|rejected ...`.
+fn is_access(line: &str) -> bool {
+    let mut words = line.split(' ').skip(2);
+    words.next() == Some("from") && matches!(words.nth(1), Some("accepted" | "rejected"))
+}
+
+/// Recognises the lines that the node's own API connections cause.
+#[derive(Clone, Debug)]
+struct Ours {
+    marks: Vec<String>,
+    sessions: VecDeque<String>,
+}
+
+impl Ours {
+    fn new(socket: &Path) -> Self {
+        let mut marks = vec![
+            API_INBOUND.to_owned(),
+            PLACEHOLDER.to_owned(),
+            format!("[{API_TAG}]"),
+            "app/commander".to_owned(),
+            // An API connection through a door on a unix socket has no address.
+            "proxy/dokodemo: processing connection from: 0.0.0.0:0".to_owned(),
+        ];
+        marks.extend(
+            socket
+                .to_str()
+                .filter(|path| !path.is_empty())
+                .map(str::to_owned),
+        );
+        Self {
+            marks,
+            sessions: VecDeque::new(),
+        }
+    }
+
+    fn owns(&mut self, line: &str) -> bool {
+        let session = session(line);
+        if session.is_some_and(|id| self.sessions.iter().any(|hidden| hidden == id)) {
+            return true;
+        }
+        let marked = self.marks.iter().any(|mark| line.contains(mark.as_str()));
+        if let (true, Some(id)) = (marked, session) {
+            if self.sessions.len() == HIDDEN_SESSIONS {
+                self.sessions.pop_front();
+            }
+            self.sessions.push_back(id.to_owned());
+        }
+        marked
+    }
+}
+
+/// The number by which Xray marks the lines of one connection: `... [Info] [1444747722] proxy/...`.
+fn session(line: &str) -> Option<&str> {
+    let (_, rest) = line.split_once("] [")?;
+    let (id, _) = rest.split_once(']')?;
+    id.bytes().all(|byte| byte.is_ascii_digit()).then_some(id)
+}
+
+/// The last lines of one process.
+#[derive(Clone, Debug)]
+pub(super) struct Tail {
+    lines: Arc<Mutex<VecDeque<String>>>,
+    capacity: usize,
+}
+
+impl Tail {
+    pub(super) fn new(capacity: usize) -> Self {
+        Self {
+            lines: Arc::default(),
+            capacity: capacity.max(1),
+        }
+    }
+
+    fn push(&self, line: &str) {
+        let mut lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        if lines.len() == self.capacity {
+            lines.pop_front();
+        }
+        lines.push_back(line.to_owned());
+    }
+
+    /// The last lines, the newest of them where they are more than `bytes`.
+    pub(super) fn text(&self, bytes: usize) -> String {
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut room = bytes;
+        let mut newest: Vec<&str> = lines
+            .iter()
+            .rev()
+            .take_while(|line| {
+                let fits = line.len() < room;
+                room = room.saturating_sub(line.len() + 1);
+                fits
+            })
+            .map(String::as_str)
+            .collect();
+        newest.reverse();
+        newest.join("\n")
+    }
+
+    /// Why the process failed, in Xray's own words: the line that it ends with when it can't start,
+    /// or the first line of a panic.
+    pub(super) fn failure(&self) -> Option<String> {
+        let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
+        let refused = lines
+            .iter()
+            .rev()
+            .find_map(|line| line.split_once("Failed to start: "));
+        if let Some((_, reason)) = refused {
+            return Some(reason.to_owned());
+        }
+        lines
+            .iter()
+            .find(|line| line.starts_with("panic: ") || line.starts_with("fatal error: "))
+            .cloned()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn access_records_are_told_from_the_rest() {
+        for line in [
+            "2026/11/21 11:00:28.115711 from 10.0.0.1:5000 accepted tcp:example.com:443 [in -> out] email: 7",
+            "2026/11/21 11:00:28.115711 from tcp:[2001:db8::1]:5000 accepted udp:1.1.1.1:53 [in >> out] email: 7",
+            "2026/11/21 11:00:28 from 1.2.3.4:5678 rejected  proxy/vless/encoding: invalid request user id: x",
+        ] {
+            assert!(is_access(line), "{line}");
+        }
+        for line in [
+            "2026/11/21 11:00:27.541641 [Warning] core: Xray 26.3.27 started",
+            "2026/11/21 11:00:28.1 [Info] [14] proxy/http: request from 10.0.0.1 accepted",
+            "panic: runtime error",
+        ] {
+            assert!(!is_access(line), "{line}");
+        }
+    }
+
+    #[test]
+    fn lines_of_the_api_connection_are_hidden_with_all_that_follow_them() {
+        let mut ours = Ours::new(Path::new("/run/raynode/core-1-1.sock"));
+        for line in [
+            "t [Debug] [14] proxy/dokodemo: processing connection from: 0.0.0.0:0",
+            "t [Info] [14] proxy/dokodemo: received request for 0.0.0.0:0",
+            "t [Info] [14] app/proxyman: anything about that connection",
+            "t from 0.0.0.0:0 accepted unix:127.0.0.1 [API_INBOUND -> API]",
+            "t [Info] transport/internet/tcp: listening Unix Domain Socket on /run/raynode/core-1-1.sock,0600",
+            "t [Info] app/commander: API server listening on /run/raynode/core-1-1.sock",
+        ] {
+            assert!(ours.owns(line), "{line}");
+        }
+        assert!(!ours.owns("t [Info] [15] proxy/vless: somebody else"));
+        assert!(
+            !ours.owns("t from 10.0.0.1:5000 accepted tcp:example.com:443 [in -> out] email: API")
+        );
+    }
+
+    #[test]
+    fn the_reason_of_a_failure_is_xrays_own() {
+        let tail = Tail::new(3);
+        for line in [
+            "a",
+            "b",
+            "Failed to start: main: failed > infra/conf: unknown config id: x",
+        ] {
+            tail.push(line);
+        }
+        assert_eq!(
+            tail.failure().unwrap(),
+            "main: failed > infra/conf: unknown config id: x"
+        );
+        assert_eq!(tail.text(usize::MAX).lines().count(), 3);
+        tail.push("c");
+        assert!(tail.text(usize::MAX).starts_with("b\n") && tail.text(usize::MAX).ends_with("\nc"));
+    }
+}

@@ -1,0 +1,79 @@
+//! Cores that a node which died left behind.
+//!
+//! Xray shares its ports: a forgotten core would go on serving its old users to half of the
+//! clients, without an error anywhere. Every core carries a mark in its environment that names the
+//! node's runtime folder; before the first core is started, those that carry ours are ended.
+
+use std::ffi::OsString;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+use std::time::Duration;
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+
+/// The environment variable that marks a core as ours.
+pub(super) const MARK: &str = "RAYNODE_RUNTIME_DIR";
+
+/// The value of the mark for a runtime folder.
+pub(super) fn mark(runtime_dir: &Path) -> OsString {
+    runtime_dir
+        .canonicalize()
+        .unwrap_or_else(|_| runtime_dir.to_owned())
+        .into_os_string()
+}
+
+/// How long a leftover core gets to end by itself.
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Ends every core that an earlier node with this runtime folder left behind; returns how many.
+///
+/// Only a node that is sure to be alone on its runtime folder may call this.
+pub async fn end(runtime_dir: &Path) -> usize {
+    let mark = mark(runtime_dir);
+    let leftover = marked(&mark);
+    for pid in &leftover {
+        tracing::warn!(%pid, "ending a core that an earlier node left behind");
+        signal(*pid, Signal::SIGTERM);
+    }
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while leftover.iter().any(|pid| is_marked(*pid, &mark)) {
+        if tokio::time::Instant::now() >= deadline {
+            leftover
+                .iter()
+                .filter(|pid| is_marked(**pid, &mark))
+                .for_each(|pid| signal(*pid, Signal::SIGKILL));
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    leftover.len()
+}
+
+fn marked(mark: &OsString) -> Vec<Pid> {
+    let Ok(processes) = std::fs::read_dir("/proc") else {
+        return Vec::new();
+    };
+    processes
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .map(Pid::from_raw)
+        .filter(|pid| *pid != Pid::this())
+        .filter(|pid| is_marked(*pid, mark))
+        .collect()
+}
+
+fn is_marked(pid: Pid, mark: &OsString) -> bool {
+    let Ok(environment) = std::fs::read(format!("/proc/{pid}/environ")) else {
+        return false;
+    };
+    let wanted = [MARK.as_bytes(), b"=", mark.as_bytes()].concat();
+    environment
+        .split(|byte| *byte == 0)
+        .any(|variable| variable == wanted)
+}
+
+fn signal(pid: Pid, signal: Signal) {
+    if let Err(error) = kill(pid, signal) {
+        tracing::debug!(%pid, %error, "the leftover core is gone already");
+    }
+}

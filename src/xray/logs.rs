@@ -1,0 +1,220 @@
+//! The core's log lines: one bounded history that every viewer reads at his own pace.
+//!
+//! The history belongs to the node, not to a core, so viewers live on when the core is started
+//! anew. When it is full the oldest lines go; a viewer who has not read them yet is told how many.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+
+use tokio::sync::watch;
+
+/// The history's size in bytes, however few lines that makes.
+const HISTORY_BYTES: usize = 4 << 20;
+
+/// The log of all cores of one node.
+#[derive(Debug)]
+pub struct Logs {
+    history: Mutex<History>,
+    /// The number of lines so far; a change wakes the viewers.
+    written: watch::Sender<u64>,
+}
+
+#[derive(Debug)]
+struct History {
+    lines: VecDeque<Arc<str>>,
+    bytes: usize,
+    /// The number of the oldest line that is still here.
+    oldest: u64,
+    capacity: usize,
+}
+
+/// What a viewer gets next.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Entry {
+    /// A line.
+    Line(Arc<str>),
+    /// So many lines went before the viewer read them.
+    Lost(u64),
+}
+
+impl Logs {
+    /// A log that remembers up to `capacity` lines.
+    #[must_use]
+    pub fn new(capacity: usize) -> Self {
+        let history = History {
+            lines: VecDeque::new(),
+            bytes: 0,
+            oldest: 0,
+            capacity: capacity.max(1),
+        };
+        Self {
+            history: Mutex::new(history),
+            written: watch::Sender::new(0),
+        }
+    }
+
+    /// Adds a line. Never waits for a viewer.
+    pub fn push(&self, line: &str) {
+        let written = self.lock().push(line.into());
+        self.written.send_replace(written);
+    }
+
+    /// How many lines were written so far.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        *self.written.borrow()
+    }
+
+    /// The newest lines since a position, at most `count`.
+    #[must_use]
+    pub fn tail(&self, since: u64, count: usize) -> Vec<Arc<str>> {
+        let history = self.lock();
+        let fresh = usize::try_from(history.end().saturating_sub(since)).unwrap_or(usize::MAX);
+        let skip = history.lines.len().saturating_sub(fresh.min(count));
+        history.lines.iter().skip(skip).cloned().collect()
+    }
+
+    /// A viewer who starts with the whole history.
+    #[must_use]
+    pub fn viewer(self: &Arc<Self>) -> Viewer {
+        Viewer {
+            next: self.lock().oldest,
+            written: self.written.subscribe(),
+            logs: Arc::clone(self),
+        }
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, History> {
+        self.history.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl History {
+    fn push(&mut self, line: Arc<str>) -> u64 {
+        self.bytes += line.len();
+        self.lines.push_back(line);
+        while self.lines.len() > self.capacity
+            || (self.bytes > HISTORY_BYTES && self.lines.len() > 1)
+        {
+            let Some(line) = self.lines.pop_front() else {
+                break;
+            };
+            self.bytes -= line.len();
+            self.oldest += 1;
+        }
+        self.end()
+    }
+
+    fn end(&self) -> u64 {
+        self.oldest + self.lines.len() as u64
+    }
+}
+
+/// One reader of the log.
+#[derive(Debug)]
+pub struct Viewer {
+    logs: Arc<Logs>,
+    written: watch::Receiver<u64>,
+    next: u64,
+}
+
+impl Viewer {
+    /// The next line, waiting for one if there is none yet. `None` when the log itself is gone.
+    ///
+    /// Cancel-safe: a line is taken only when it is returned.
+    pub async fn next(&mut self) -> Option<Entry> {
+        loop {
+            self.written.mark_unchanged();
+            if let Some(entry) = self.take() {
+                return Some(entry);
+            }
+            self.written.changed().await.ok()?;
+        }
+    }
+
+    fn take(&mut self) -> Option<Entry> {
+        let history = self.logs.lock();
+        if self.next < history.oldest {
+            let lost = history.oldest - self.next;
+            self.next = history.oldest;
+            return Some(Entry::Lost(lost));
+        }
+        let place = usize::try_from(self.next - history.oldest).ok()?;
+        let line = Arc::clone(history.lines.get(place)?);
+        self.next += 1;
+        Some(Entry::Line(line))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn line(text: &str) -> Option<Entry> {
+        Some(Entry::Line(text.into()))
+    }
+
+    #[tokio::test]
+    async fn every_viewer_gets_every_line_and_starts_with_the_history() {
+        let logs = Arc::new(Logs::new(10));
+        logs.push("one");
+        let (mut early, mut late) = (logs.viewer(), logs.viewer());
+        assert_eq!(early.next().await, line("one"));
+        logs.push("two");
+        assert_eq!(early.next().await, line("two"));
+        assert_eq!(late.next().await, line("one"));
+        assert_eq!(late.next().await, line("two"));
+    }
+
+    #[tokio::test]
+    async fn a_slow_viewer_is_told_how_many_lines_he_lost() {
+        let logs = Arc::new(Logs::new(2));
+        let mut viewer = logs.viewer();
+        for text in ["a", "b", "c", "d", "e"] {
+            logs.push(text);
+        }
+        assert_eq!(viewer.next().await, Some(Entry::Lost(3)));
+        assert_eq!(viewer.next().await, line("d"));
+        assert_eq!(viewer.next().await, line("e"));
+    }
+
+    #[tokio::test]
+    async fn a_waiting_viewer_wakes_up() {
+        let logs = Arc::new(Logs::new(2));
+        let mut viewer = logs.viewer();
+        let writer = Arc::clone(&logs);
+        let (entry, ()) = tokio::join!(viewer.next(), async {
+            tokio::task::yield_now().await;
+            writer.push("now");
+        });
+        assert_eq!(entry, line("now"));
+    }
+
+    #[test]
+    fn the_history_is_bounded_in_bytes_too() {
+        let logs = Logs::new(usize::MAX);
+        let long = "x".repeat(1 << 20);
+        for _ in 0..10 {
+            logs.push(&long);
+        }
+        assert!(logs.lock().bytes <= HISTORY_BYTES);
+        assert_eq!(logs.position(), 10);
+    }
+
+    #[test]
+    fn the_tail_counts_from_a_position() {
+        let logs = Logs::new(10);
+        logs.push("before");
+        let start = logs.position();
+        logs.push("a");
+        logs.push("b");
+        let tail = |count| {
+            logs.tail(start, count)
+                .iter()
+                .map(ToString::to_string)
+                .collect::<Vec<_>>()
+        };
+        assert_eq!(tail(10), ["a", "b"]);
+        assert_eq!(tail(1), ["b"]);
+    }
+}

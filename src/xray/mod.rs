@@ -1,0 +1,11 @@
+//! Xray as a child process and as an API. Knows no session and no panel.
+
+pub mod account;
+pub mod client;
+pub mod config;
+pub mod core;
+pub mod leftover;
+pub mod logs;
+pub mod version;
+
+mod child;

@@ -1,0 +1,82 @@
+//! Which Xray this is, and what that version can do.
+
+use std::fmt;
+use std::str::FromStr;
+
+/// An Xray release, `year.month.day` since 24.9 and `1.8.x` before.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Version {
+    major: u32,
+    minor: u32,
+    patch: u32,
+}
+
+impl Version {
+    /// The release `major.minor.patch`.
+    #[must_use]
+    pub const fn new(major: u32, minor: u32, patch: u32) -> Self {
+        Self {
+            major,
+            minor,
+            patch,
+        }
+    }
+
+    /// Reads the first line of what `xray version` prints: `Xray 26.3.27 (Xray, Penetrates ...`.
+    #[must_use]
+    pub fn from_banner(output: &str) -> Option<Self> {
+        let mut words = output.lines().next()?.split_whitespace();
+        (words.next()? == "Xray").then_some(())?;
+        words.next()?.parse().ok()
+    }
+
+    /// Whether `api.listen` takes a unix socket. Older cores get a dokodemo door on one instead.
+    #[must_use]
+    pub fn listens_on_unix_socket(self) -> bool {
+        self >= Self::new(26, 5, 3)
+    }
+}
+
+impl fmt::Display for Version {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{}.{}", self.major, self.minor, self.patch)
+    }
+}
+
+impl FromStr for Version {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let mut numbers = text.strip_prefix('v').unwrap_or(text).splitn(3, '.');
+        let mut next = || numbers.next().ok_or(())?.parse().map_err(drop);
+        Ok(Self::new(next()?, next()?, next()?))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Version;
+
+    #[test]
+    fn the_banner_of_a_release_and_of_a_custom_build() {
+        let release = "Xray 26.3.27 (Xray, Penetrates Everything.) 9f8c8f5 (go1.26.1 linux/amd64)\nA unified platform\n";
+        assert_eq!(Version::from_banner(release), Some(Version::new(26, 3, 27)));
+        let custom = "Xray 1.8.24 (Xray, Penetrates Everything.) Custom (go1.22 linux/amd64)";
+        assert_eq!(Version::from_banner(custom), Some(Version::new(1, 8, 24)));
+    }
+
+    #[test]
+    fn other_programs_are_not_xray() {
+        for output in ["", "V2Ray 5.1.0 (V2Fly)", "Xray", "Xray x.y.z", "Xray 26.3"] {
+            assert_eq!(Version::from_banner(output), None, "{output:?}");
+        }
+    }
+
+    #[test]
+    fn unix_sockets_came_with_26_5_3() {
+        assert!(!Version::new(26, 3, 27).listens_on_unix_socket());
+        assert!(!Version::new(1, 8, 24).listens_on_unix_socket());
+        assert!(Version::new(26, 5, 3).listens_on_unix_socket());
+        assert!(Version::new(26, 10, 10).listens_on_unix_socket());
+    }
+}
