@@ -35,6 +35,13 @@ impl Version {
     pub fn listens_on_unix_socket(self) -> bool {
         self >= Self::new(26, 5, 3)
     }
+
+    /// Whether users of a hysteria inbound are counted while inbounds are counted too. 26.3.27 counts
+    /// and shows such users not at all then; 26.10.10 does, and the releases between were not tried.
+    #[must_use]
+    pub fn counts_hysteria_users_beside_inbounds(self) -> bool {
+        self >= Self::new(26, 10, 10)
+    }
 }
 
 impl fmt::Display for Version {

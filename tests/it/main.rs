@@ -1,1 +1,17 @@
-fn main() {}
+//! The node as its operator runs it, with a real Xray behind it, real TLS in front of it, and real
+//! clients. One binary, a module per subject.
+
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::too_many_lines,
+    reason = "a test fails loudly"
+)]
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod traffic;
+
+/// The daemon that the tests start.
+const NODE: &str = env!("CARGO_BIN_EXE_raynode");

@@ -9,7 +9,7 @@ use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
-use super::rewrite::API_RULE_TAG;
+use super::rewrite::{self, API_RULE_TAG};
 use super::{API_INBOUND, API_TAG, Inbound, PLACEHOLDER, Skeleton};
 use crate::xray::account::{Account, Client, Protocol};
 use crate::xray::version::Version;
@@ -44,6 +44,9 @@ impl Skeleton {
     ) -> io::Result<()> {
         let mut root = self.root.clone();
         root.insert("api".to_owned(), self.api(door));
+        if self.has_hysteria() && !door.version.counts_hysteria_users_beside_inbounds() {
+            count_no_inbounds(&mut root);
+        }
         let behind_a_door = !door.version.listens_on_unix_socket();
         if behind_a_door
             && let Some(Value::Array(rules)) = root
@@ -66,6 +69,13 @@ impl Skeleton {
         serde_json::to_writer(out, &config).map_err(io::Error::from)
     }
 
+    fn has_hysteria(&self) -> bool {
+        self.inbounds.iter().any(|inbound| {
+            let protocol = inbound.get("protocol").and_then(Value::as_str);
+            protocol.is_some_and(|protocol| protocol.eq_ignore_ascii_case("hysteria"))
+        })
+    }
+
     fn api(&self, door: Door<'_>) -> Value {
         let mut services = vec![
             "HandlerService",
@@ -82,6 +92,16 @@ impl Skeleton {
             api["listen"] = Value::from(listen(door.socket));
         }
         api
+    }
+}
+
+/// What a panel bills by is worth more than what an inbound carried.
+fn count_no_inbounds(root: &mut Map<String, Value>) {
+    let policy = root.get_mut("policy").and_then(Value::as_object_mut);
+    if let Some(Value::Object(system)) = policy.and_then(|policy| policy.get_mut("system")) {
+        for counter in rewrite::INBOUND_COUNTERS {
+            system.insert(counter.to_owned(), Value::Bool(false));
+        }
     }
 }
 

@@ -28,6 +28,9 @@ pub(super) const TOP_LEVEL: [&str; 11] = [
 /// The parts that measure outbounds.
 pub(super) const OBSERVATORIES: [&str; 2] = ["observatory", "burstObservatory"];
 
+/// Whether inbounds are counted.
+pub(super) const INBOUND_COUNTERS: [&str; 2] = ["statsInboundUplink", "statsInboundDownlink"];
+
 const GUARD_TAG: &str = "PG_NODE_MALFORMED_DOMAIN_GUARD";
 pub(super) const API_RULE_TAG: &str = "raynode-api";
 
@@ -131,12 +134,11 @@ pub(super) fn policy(root: &mut Map<String, Value>, inbounds: &[Value]) -> Resul
     }
     let system = object(policy, "system")?;
     let outbound = ["statsOutboundUplink", "statsOutboundDownlink"];
-    let inbound = ["statsInboundUplink", "statsInboundDownlink"];
-    canonical_keys(system, &[outbound, inbound].concat());
+    canonical_keys(system, &[outbound, INBOUND_COUNTERS].concat());
     for counter in outbound {
         system.insert(counter.to_owned(), Value::Bool(true));
     }
-    for counter in inbound {
+    for counter in INBOUND_COUNTERS {
         system.entry(counter).or_insert(Value::Bool(true));
     }
     Ok(())

@@ -305,6 +305,19 @@ fn an_empty_2022_inbound_stays_open_for_more_users() {
     );
 }
 
+#[test]
+fn hysteria_users_are_counted_rather_than_inbounds_where_a_core_can_not_do_both() {
+    let config = json!({ "inbounds": [{ "tag": "h", "protocol": "hysteria", "settings": { "version": 2 } }] });
+    let counted = |version| {
+        let rendered = render_with(&parse(&config), version, &Fixed::default());
+        rendered
+            .pointer("/policy/system/statsInboundUplink")
+            .cloned()
+            .unwrap()
+    };
+    assert_eq!((counted(OLD), counted(NEW)), (json!(false), json!(true)));
+}
+
 fn any_json() -> impl Strategy<Value = Value> {
     let leaf = prop_oneof![
         Just(Value::Null),

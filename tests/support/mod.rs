@@ -1,0 +1,45 @@
+//! The real things that tests, the demo and the benchmark work with: the node as a process, Xray as
+//! its client, a panel that calls, a server to talk to. Each cleans up after itself.
+
+#![allow(dead_code, reason = "each of the three uses a part")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::indexing_slicing,
+    clippy::print_stderr,
+    missing_docs,
+    missing_debug_implementations,
+    unreachable_pub,
+    clippy::missing_panics_doc,
+    clippy::must_use_candidate,
+    reason = "a harness fails loudly"
+)]
+
+pub mod node;
+pub mod origin;
+pub mod panel;
+pub mod ports;
+pub mod socks;
+pub mod users;
+pub mod xray;
+
+pub use self::node::NodeProcess;
+pub use self::origin::Origin;
+pub use self::panel::Panel;
+pub use self::xray::XrayClient;
+
+use std::time::{Duration, Instant};
+
+/// Asks until there is an answer.
+pub async fn eventually<T, F: Future<Output = Option<T>>>(
+    what: &str,
+    mut ask: impl FnMut() -> F,
+) -> T {
+    let deadline = Instant::now() + Duration::from_secs(20);
+    loop {
+        if let Some(answer) = ask().await {
+            return answer;
+        }
+        assert!(Instant::now() < deadline, "not within 20 s: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}

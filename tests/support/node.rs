@@ -1,0 +1,243 @@
+//! The node as its operator runs it: the binary, with an environment.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use tempfile::TempDir;
+use uuid::Uuid;
+
+use super::ports;
+
+pub struct NodeProcess {
+    child: Option<Child>,
+    folder: TempDir,
+    settings: BTreeMap<String, String>,
+    binary: PathBuf,
+    pub port: u16,
+    pub api_key: Uuid,
+}
+
+/// The Xray that all tests run.
+pub fn xray_binary() -> PathBuf {
+    match std::env::var_os("XRAY_EXECUTABLE_PATH") {
+        Some(path) => path.into(),
+        None => panic!(
+            "XRAY_EXECUTABLE_PATH is not set: run `make test`, which builds an xray and names it"
+        ),
+    }
+}
+
+pub fn xray_version() -> (u32, u32, u32) {
+    let output = Command::new(xray_binary()).arg("version").output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    let mut numbers = text
+        .split_whitespace()
+        .nth(1)
+        .unwrap()
+        .split('.')
+        .map(|part| part.parse().unwrap());
+    (
+        numbers.next().unwrap(),
+        numbers.next().unwrap(),
+        numbers.next().unwrap(),
+    )
+}
+
+impl NodeProcess {
+    pub fn start(binary: impl Into<PathBuf>) -> Self {
+        Self::start_with(binary, &[])
+    }
+
+    /// Starts a node whose settings differ in some variables.
+    pub fn start_with(binary: impl Into<PathBuf>, settings: &[(&str, &str)]) -> Self {
+        let mut node = Self::prepare(binary, settings);
+        node.launch();
+        node
+    }
+
+    /// A node that is not started yet.
+    pub fn prepare(binary: impl Into<PathBuf>, settings: &[(&str, &str)]) -> Self {
+        let folder = tempfile::Builder::new().prefix("rn").tempdir().unwrap();
+        let (port, api_key) = (ports::free(), Uuid::new_v4());
+        let path = |name: &str| folder.path().join(name).display().to_string();
+        let mut all = BTreeMap::from(
+            [
+                ("NODE_HOST", "127.0.0.1".to_owned()),
+                ("SERVICE_PORT", port.to_string()),
+                ("API_KEY", api_key.to_string()),
+                ("STATE_DIR", path("state")),
+                ("RUNTIME_DIR", path("run")),
+                ("XRAY_EXECUTABLE_PATH", xray_binary().display().to_string()),
+                ("LOG_LEVEL", "debug".to_owned()),
+            ]
+            .map(|(name, value)| (name.to_owned(), value)),
+        );
+        for (name, value) in settings {
+            all.insert((*name).to_owned(), (*value).to_owned());
+        }
+        Self {
+            child: None,
+            folder,
+            settings: all,
+            binary: binary.into(),
+            port,
+            api_key,
+        }
+    }
+
+    /// Starts the process and waits until it listens.
+    pub fn launch(&mut self) {
+        let log = std::fs::File::options()
+            .create(true)
+            .append(true)
+            .open(self.log_path())
+            .unwrap();
+        let child = Command::new(&self.binary)
+            .arg("run")
+            .env_clear()
+            .envs(&self.settings)
+            .current_dir(self.folder.path())
+            .stdin(Stdio::null())
+            .stdout(Stdio::from(log.try_clone().unwrap()))
+            .stderr(Stdio::from(log))
+            .spawn()
+            .unwrap();
+        self.child = Some(child);
+        let deadline = Instant::now() + Duration::from_secs(20);
+        while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+            let ended = self.child.as_mut().unwrap().try_wait().unwrap();
+            assert!(
+                ended.is_none() && Instant::now() < deadline,
+                "the node did not start: {}",
+                self.log()
+            );
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+
+    pub fn pid(&self) -> i32 {
+        i32::try_from(self.child.as_ref().unwrap().id()).unwrap()
+    }
+
+    pub fn folder(&self) -> &Path {
+        self.folder.path()
+    }
+
+    pub fn certificate(&self) -> PathBuf {
+        self.folder.path().join("state/certs/ssl_cert.pem")
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.folder.path().join("node.log")
+    }
+
+    /// A place for the core's log, shown when a test fails.
+    pub fn core_log_path(&self) -> PathBuf {
+        self.folder.path().join("core.log")
+    }
+
+    /// What the node said of itself.
+    pub fn log(&self) -> String {
+        std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// The processes that the node started and that are alive.
+    pub fn cores(&self) -> Vec<i32> {
+        let mark = format!(
+            "RAYNODE_RUNTIME_DIR={}",
+            self.folder
+                .path()
+                .canonicalize()
+                .unwrap()
+                .join("run")
+                .display()
+        );
+        std::fs::read_dir("/proc")
+            .unwrap()
+            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<i32>().ok())
+            .filter(|pid| {
+                let environment = std::fs::read(format!("/proc/{pid}/environ")).unwrap_or_default();
+                environment
+                    .split(|byte| *byte == 0)
+                    .any(|variable| variable == mark.as_bytes())
+            })
+            .collect()
+    }
+
+    /// The one core; there has to be exactly one.
+    pub fn core(&self) -> i32 {
+        match self.cores().as_slice() {
+            [core] => *core,
+            cores => panic!("not one core but {cores:?}: {}", self.log()),
+        }
+    }
+
+    pub fn signal(&self, signal: Signal) {
+        kill(Pid::from_raw(self.pid()), signal).unwrap();
+    }
+
+    /// Asks the node to stop and waits for its end.
+    pub fn stop(&mut self) -> ExitStatus {
+        self.signal(Signal::SIGTERM);
+        self.wait(Duration::from_secs(20))
+            .unwrap_or_else(|| panic!("the node does not stop: {}", self.log()))
+    }
+
+    /// Kills the node, which leaves its core behind.
+    pub fn kill(&mut self) {
+        self.signal(Signal::SIGKILL);
+        self.wait(Duration::from_secs(5)).unwrap();
+    }
+
+    fn wait(&mut self, patience: Duration) -> Option<ExitStatus> {
+        let deadline = Instant::now() + patience;
+        while Instant::now() < deadline {
+            if let Some(status) = self.child.as_mut()?.try_wait().unwrap() {
+                self.child = None;
+                return Some(status);
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        None
+    }
+
+    /// Resident memory in KiB.
+    pub fn memory_kib(&self) -> u64 {
+        let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid())).unwrap();
+        let line = status
+            .lines()
+            .find(|line| line.starts_with("VmRSS:"))
+            .unwrap();
+        line.split_whitespace().nth(1).unwrap().parse().unwrap()
+    }
+}
+
+impl Drop for NodeProcess {
+    fn drop(&mut self) {
+        if self.child.is_some() {
+            self.signal(Signal::SIGTERM);
+            if self.wait(Duration::from_secs(20)).is_none() {
+                let child = self.child.as_mut().unwrap();
+                drop(child.kill());
+                drop(child.wait());
+            }
+        }
+        for core in self.cores() {
+            kill(Pid::from_raw(core), Signal::SIGKILL).ok();
+        }
+        if std::thread::panicking() {
+            let core = std::fs::read_to_string(self.core_log_path()).unwrap_or_default();
+            eprintln!("--- the core's log:\n{core}");
+            let log = self.log();
+            let start = log.len().saturating_sub(6000);
+            eprintln!(
+                "--- the node's log:\n{}\n---",
+                log.get(start..).unwrap_or(&log)
+            );
+        }
+    }
+}
