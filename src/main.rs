@@ -2,10 +2,6 @@
 
 use std::process::ExitCode;
 
-/// Gives memory back to the system soon after a large message is done with.
-#[global_allocator]
-static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
 fn main() -> ExitCode {
     raynode::cli::main()
 }

@@ -5,8 +5,9 @@
     missing_debug_implementations,
     unreachable_pub,
     unused_qualifications,
+    clippy::all,
     clippy::pedantic,
-    clippy::allow_attributes_without_reason,
+    clippy::restriction,
     reason = "generated from proto/, where the documentation is"
 )]
 

@@ -18,27 +18,21 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::StreamExt;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::Error;
+use super::apply::change_users;
 use super::backoff::Backoff;
 use super::change::{Change, Outcome};
-use super::plan::{self, Desired, Plan, UserChanges, UserOp};
+use super::plan::{self, Desired, Plan};
 use super::roster::Roster;
 use super::session::Session;
 use super::state::{Serving, State};
-use crate::xray::account::Account;
-use crate::xray::client;
-use crate::xray::config::{Inbound, Skeleton};
+use crate::xray::config::Skeleton;
 use crate::xray::core::{self, Core, Launcher};
 
-/// How many user changes are on their way to the core at once.
-const IN_FLIGHT: usize = 64;
-/// How many failed users one error names.
-const NAMED: usize = 10;
 /// How often sessions are looked at for expiry.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(500);
 
@@ -143,7 +137,13 @@ impl Driver {
                 let (changes, refused) = tokio::task::block_in_place(|| {
                     plan::update(&applied.roster, users, all_or_nothing)
                 });
-                change_users(core, applied, changes).await?;
+                change_users(
+                    core.client(),
+                    &applied.skeleton,
+                    &mut applied.roster,
+                    changes,
+                )
+                .await?;
                 refused.map_err(Error::Refused)?;
                 Ok(None)
             }
@@ -153,7 +153,13 @@ impl Driver {
                     let wanted = Roster::new(applied.skeleton.inbounds(), users)?;
                     Ok(plan::replace_all(&applied.roster, &wanted))
                 });
-                change_users(core, applied, changes.map_err(Error::Refused)?).await?;
+                change_users(
+                    core.client(),
+                    &applied.skeleton,
+                    &mut applied.roster,
+                    changes.map_err(Error::Refused)?,
+                )
+                .await?;
                 Ok(None)
             }
         }
@@ -187,7 +193,13 @@ impl Driver {
             }
             Plan::Users(changes) => {
                 tracing::info!(changes = changes.len(), "start: only users differ");
-                change_users(core, applied, changes).await
+                change_users(
+                    core.client(),
+                    &applied.skeleton,
+                    &mut applied.roster,
+                    changes,
+                )
+                .await
             }
             Plan::Restart { because } => {
                 tracing::info!(
@@ -355,171 +367,4 @@ impl Phase {
 
 async fn launch(launcher: &Launcher, applied: &Applied) -> Result<Core, core::Error> {
     launcher.start(&applied.skeleton, &applied.roster).await
-}
-
-/// Tells the core, and notes in the roster what it confirmed: after an error the roster still says
-/// what the core has.
-async fn change_users(
-    core: &Core,
-    applied: &mut Applied,
-    changes: UserChanges,
-) -> Result<(), Error> {
-    let inbounds: Vec<&Inbound> = applied.skeleton.inbounds().collect();
-    let mut failed = Vec::new();
-    for phase in [changes.first, changes.then] {
-        let mut results = futures_util::stream::iter(phase)
-            .map(|op| {
-                let inbound = inbounds
-                    .iter()
-                    .copied()
-                    .find(|inbound| inbound.tag == *op.inbound());
-                async move {
-                    let result = match inbound {
-                        Some(inbound) => perform(core.client(), inbound, &op).await,
-                        None => Done::Failed(format!("inbound {:?} is not there", op.inbound())),
-                    };
-                    (op, result)
-                }
-            })
-            .buffer_unordered(IN_FLIGHT);
-        while let Some((op, result)) = results.next().await {
-            if let Some(reason) = note(&mut applied.roster, &op, result) {
-                failed.push(format!(
-                    "user {}: inbound {:?}: {reason}",
-                    op.email(),
-                    op.inbound()
-                ));
-            }
-        }
-    }
-    if failed.is_empty() {
-        return Ok(());
-    }
-    let more = failed.len().saturating_sub(NAMED);
-    failed.truncate(NAMED);
-    let mut text = failed.join("; ");
-    if more > 0 {
-        text.push_str(&format!("; and {more} more"));
-    }
-    Err(Error::Failed(text))
-}
-
-/// What the core has after an attempt.
-enum Done {
-    /// What was asked for.
-    All,
-    /// The user is gone, and his new account was refused.
-    OnlyRemoved(String),
-    /// Nothing changed.
-    Failed(String),
-    /// Nobody knows.
-    Unknown(String),
-}
-
-async fn perform(client: &client::Client, inbound: &Inbound, op: &UserOp) -> Done {
-    match op {
-        UserOp::Add { email, account, .. } => add(client, inbound, email.as_str(), account).await,
-        UserOp::Remove { email, .. } => match remove(client, inbound, email.as_str()).await {
-            Ok(()) => Done::All,
-            Err(error) => failed(client, inbound, email.as_str(), error).await,
-        },
-        UserOp::Replace {
-            old,
-            email,
-            account,
-            ..
-        } => {
-            if let Err(error) = remove(client, inbound, old.as_str()).await {
-                return failed(client, inbound, old.as_str(), error).await;
-            }
-            match add(client, inbound, email.as_str(), account).await {
-                Done::Failed(reason) => Done::OnlyRemoved(reason),
-                done => done,
-            }
-        }
-    }
-}
-
-async fn add(client: &client::Client, inbound: &Inbound, email: &str, account: &Account) -> Done {
-    let mut result = client.add_user(inbound, email, account).await;
-    if let Err(client::Error::Refused(reason)) = &result
-        && reason.to_ascii_lowercase().contains("already exists")
-    {
-        // The core knows more than we do; from now on it has this account.
-        result = match remove(client, inbound, email).await {
-            Ok(()) => client.add_user(inbound, email, account).await,
-            Err(error) => Err(error),
-        };
-    }
-    match result {
-        Ok(()) => Done::All,
-        Err(error) => failed(client, inbound, email, error).await,
-    }
-}
-
-/// A user who is not there is removed.
-async fn remove(
-    client: &client::Client,
-    inbound: &Inbound,
-    email: &str,
-) -> Result<(), client::Error> {
-    match client.remove_user(inbound, email).await {
-        Err(client::Error::NotFound(_)) => Ok(()),
-        result => result,
-    }
-}
-
-/// Without an answer the change may have been made or not: ask once, to know.
-async fn failed(
-    client: &client::Client,
-    inbound: &Inbound,
-    email: &str,
-    error: client::Error,
-) -> Done {
-    match error {
-        client::Error::NoAnswer(reason) => match client.has_user(inbound, email).await {
-            Ok(false) => Done::OnlyRemoved(reason),
-            Ok(true) | Err(_) => Done::Unknown(reason),
-        },
-        refused => Done::Failed(refused.to_string()),
-    }
-}
-
-/// Returns why it failed, if it did.
-fn note(roster: &mut Roster, op: &UserOp, done: Done) -> Option<String> {
-    match (op, done) {
-        (
-            UserOp::Add {
-                inbound,
-                email,
-                account,
-            },
-            Done::All,
-        )
-        | (
-            UserOp::Replace {
-                inbound,
-                email,
-                account,
-                ..
-            },
-            Done::All,
-        ) => {
-            roster.put(inbound, email, Some(account.clone()));
-            None
-        }
-        (UserOp::Remove { inbound, email }, Done::All) => {
-            roster.take(inbound, email);
-            None
-        }
-        (op, Done::OnlyRemoved(reason)) => {
-            roster.take(op.inbound(), op.email());
-            Some(reason)
-        }
-        (op, Done::Unknown(reason)) => {
-            roster.put(op.inbound(), op.email(), None);
-            Some(reason)
-        }
-        (_, Done::Failed(reason)) => Some(reason),
-    }
 }

@@ -1,9 +1,10 @@
 //! The domain: what a panel can do with a node, whichever way it calls.
 //!
-//! [`Node`] is the door. What changes the node goes through the [`driver`], one change at a time;
+//! [`Node`] is the door. What changes the node goes through the driver, one change at a time;
 //! what only reads is answered from a snapshot and the core's API and waits for no change. No type
 //! of a transport appears here.
 
+mod apply;
 mod backoff;
 mod change;
 mod driver;

@@ -135,7 +135,7 @@ impl Node {
         };
         Ok(counters
             .map_err(Error::Read)?
-            .into_iter()
+            .iter()
             .filter_map(traffic)
             .collect())
     }
@@ -258,7 +258,7 @@ async fn both(
 
 /// Reads `user>>>7>>>traffic>>>uplink`. Counters of the node's own doing, and names of another form,
 /// are nobody's traffic.
-fn traffic(counter: Counter) -> Option<Traffic> {
+fn traffic(counter: &Counter) -> Option<Traffic> {
     let parts: Vec<&str> = counter.name.split(">>>").collect();
     let [_, name, "traffic", direction] = *parts.as_slice() else {
         return None;
@@ -283,10 +283,8 @@ mod tests {
     use super::*;
 
     fn read(name: &str) -> Option<Traffic> {
-        traffic(Counter {
-            name: name.to_owned(),
-            value: 5,
-        })
+        let name = name.to_owned();
+        traffic(&Counter { name, value: 5 })
     }
 
     #[test]

@@ -97,7 +97,9 @@ fn describe(named: &[(Email, Reason)], more: usize) -> String {
         .collect::<Vec<_>>()
         .join("; ");
     if more > 0 {
-        text.push_str(&format!("; and {more} more users"));
+        text.push_str("; and ");
+        text.push_str(&more.to_string());
+        text.push_str(" more users");
     }
     text
 }

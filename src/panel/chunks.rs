@@ -28,7 +28,7 @@ pub(super) enum Error {
 /// put together then.
 #[derive(Default)]
 pub(super) struct Chunks {
-    chunks: BTreeMap<u64, Vec<Bytes>>,
+    by_index: BTreeMap<u64, Vec<Bytes>>,
     last: Option<u64>,
     bytes: usize,
     count: usize,
@@ -45,7 +45,7 @@ impl Chunks {
         if chunk.last {
             self.last = Some(chunk.index);
         }
-        self.chunks
+        self.by_index
             .entry(chunk.index)
             .or_default()
             .extend(chunk.users);
@@ -58,11 +58,11 @@ impl Chunks {
     }
 
     fn first_gap(&self, last: u64) -> Option<u64> {
-        let present = self.chunks.range(..=last).map(|(index, _)| *index);
+        let present = self.by_index.range(..=last).map(|(index, _)| *index);
         let missing = present
             .zip(0..)
             .find_map(|(index, place)| (index != place).then_some(place));
-        let count = self.chunks.range(..=last).count() as u64;
+        let count = self.by_index.range(..=last).count() as u64;
         missing.or_else(|| (count <= last).then_some(count))
     }
 
@@ -73,7 +73,7 @@ impl Chunks {
             return Err(Error::Gap(gap));
         }
         let users: Vec<Bytes> = self
-            .chunks
+            .by_index
             .into_iter()
             .take_while(|(index, _)| *index <= last)
             .flat_map(|(_, users)| users)

@@ -89,7 +89,7 @@ where
         Box::pin(async move {
             let response = call.await?;
             let response = match Status::from_header_map(response.headers()) {
-                Some(status) if status.code() != Code::Ok => as_go_says_it(status, response),
+                Some(status) if status.code() != Code::Ok => as_go_says_it(&status, response),
                 _ => {
                     node.touch();
                     response
@@ -103,7 +103,7 @@ where
     }
 }
 
-fn as_go_says_it<R: Default>(status: Status, response: Response<R>) -> Response<R> {
+fn as_go_says_it<R: Default>(status: &Status, response: Response<R>) -> Response<R> {
     if status.code() == Code::OutOfRange && status.message().contains(TOO_LARGE) {
         return Status::resource_exhausted(status.message()).into_http();
     }

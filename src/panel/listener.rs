@@ -193,6 +193,6 @@ where
 async fn nobody_admitted(admitted: &Admitted) {
     tokio::time::sleep(ADMISSION_DEADLINE).await;
     if admitted.any() {
-        std::future::pending().await
+        std::future::pending::<()>().await;
     }
 }

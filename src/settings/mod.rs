@@ -121,7 +121,7 @@ impl Settings {
         let host = reader.parsed(
             "NODE_HOST",
             "an IPv4 or IPv6 address, e.g. 0.0.0.0 or [::]",
-            |text| parse::address(text),
+            parse::address,
         );
         let port = reader.parsed("SERVICE_PORT", "a port from 1 to 65535", |text| {
             text.parse().ok().filter(|port| *port > 0)

@@ -150,8 +150,8 @@ impl Viewer {
 mod tests {
     use super::*;
 
-    fn line(text: &str) -> Option<Entry> {
-        Some(Entry::Line(text.into()))
+    fn line(text: &str) -> Entry {
+        Entry::Line(text.into())
     }
 
     #[tokio::test]
@@ -159,11 +159,11 @@ mod tests {
         let logs = Arc::new(Logs::new(10));
         logs.push("one");
         let (mut early, mut late) = (logs.viewer(), logs.viewer());
-        assert_eq!(early.next().await, line("one"));
+        assert_eq!(early.next().await, Some(line("one")));
         logs.push("two");
-        assert_eq!(early.next().await, line("two"));
-        assert_eq!(late.next().await, line("one"));
-        assert_eq!(late.next().await, line("two"));
+        assert_eq!(early.next().await, Some(line("two")));
+        assert_eq!(late.next().await, Some(line("one")));
+        assert_eq!(late.next().await, Some(line("two")));
     }
 
     #[tokio::test]
@@ -174,8 +174,8 @@ mod tests {
             logs.push(text);
         }
         assert_eq!(viewer.next().await, Some(Entry::Lost(3)));
-        assert_eq!(viewer.next().await, line("d"));
-        assert_eq!(viewer.next().await, line("e"));
+        assert_eq!(viewer.next().await, Some(line("d")));
+        assert_eq!(viewer.next().await, Some(line("e")));
     }
 
     #[tokio::test]
@@ -187,7 +187,7 @@ mod tests {
             tokio::task::yield_now().await;
             writer.push("now");
         });
-        assert_eq!(entry, line("now"));
+        assert_eq!(entry, Some(line("now")));
     }
 
     #[test]

@@ -5,13 +5,19 @@
     clippy::unwrap_used,
     clippy::indexing_slicing,
     clippy::too_many_lines,
+    clippy::needless_pass_by_value,
     reason = "a test fails loudly"
 )]
 
 #[path = "../support/mod.rs"]
 mod support;
 
+mod process;
+mod refusals;
+mod session;
+mod sync;
 mod traffic;
+mod watching;
 
 /// The daemon that the tests start.
 const NODE: &str = env!("CARGO_BIN_EXE_raynode");

@@ -87,7 +87,10 @@ async fn known_bytes_are_counted(case: Case) {
         "outbounds": [freedom()],
     });
     let user = users::user_with("7", &["in"], case.flow);
-    panel.start(&config, &[user.clone()]).await.unwrap();
+    panel
+        .start(&config, std::slice::from_ref(&user))
+        .await
+        .unwrap();
 
     let client = XrayClient::start(&case.outbound);
     let mut stream = client.connect(origin.address).await.unwrap();

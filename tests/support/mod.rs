@@ -1,7 +1,7 @@
 //! The real things that tests, the demo and the benchmark work with: the node as a process, Xray as
 //! its client, a panel that calls, a server to talk to. Each cleans up after itself.
 
-#![allow(dead_code, reason = "each of the three uses a part")]
+#![allow(dead_code, unused_imports, reason = "each of the three uses a part")]
 #![allow(
     clippy::unwrap_used,
     clippy::indexing_slicing,

@@ -183,6 +183,11 @@ impl NodeProcess {
     /// Asks the node to stop and waits for its end.
     pub fn stop(&mut self) -> ExitStatus {
         self.signal(Signal::SIGTERM);
+        self.stop_asked()
+    }
+
+    /// Waits for the end of a node that was asked to stop.
+    pub fn stop_asked(&mut self) -> ExitStatus {
         self.wait(Duration::from_secs(20))
             .unwrap_or_else(|| panic!("the node does not stop: {}", self.log()))
     }

@@ -87,11 +87,13 @@ impl Skeleton {
             // Xray refuses to start with this one where there is nothing to observe.
             services.push("ObservatoryService");
         }
-        let mut api = json!({ "tag": API_TAG, "services": services });
+        let mut api = Map::new();
+        api.insert("tag".to_owned(), Value::from(API_TAG));
+        api.insert("services".to_owned(), Value::from(services));
         if door.version.listens_on_unix_socket() {
-            api["listen"] = Value::from(listen(door.socket));
+            api.insert("listen".to_owned(), Value::from(listen(door.socket)));
         }
-        api
+        Value::Object(api)
     }
 }
 

@@ -1,0 +1,254 @@
+//! How a core is started: from a configuration to a process whose API has answered.
+
+use std::io;
+use std::os::unix::fs::DirBuilderExt;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use super::output::{Output, Tail};
+use super::{Core, Error, READY_DEADLINE};
+use crate::disk;
+use crate::xray::child::{Child, Spawn};
+use crate::xray::client::Client;
+use crate::xray::config::{Accounts, Door, Skeleton};
+use crate::xray::leftover;
+use crate::xray::logs::Logs;
+use crate::xray::version::Version;
+
+/// How often a starting core is asked whether it is ready.
+const READY_INTERVAL: Duration = Duration::from_millis(3);
+/// How long a binary may take to say its version.
+const VERSION_DEADLINE: Duration = Duration::from_secs(10);
+/// The longest part of the log that one error repeats.
+const ERROR_LOG_BYTES: usize = 4 << 10;
+
+/// How cores of one node are started.
+#[derive(Debug)]
+pub struct Launcher {
+    /// The Xray binary.
+    pub binary: PathBuf,
+    /// Where `geoip.dat` and `geosite.dat` are.
+    pub assets: PathBuf,
+    /// Where the cores' API sockets go; nobody else may enter it.
+    pub runtime_dir: PathBuf,
+    /// How many log lines an error repeats.
+    pub tail_lines: usize,
+    /// Where each configuration is written for people who debug it.
+    pub debug_config: Option<PathBuf>,
+    /// Where the cores' log lines go.
+    pub logs: Arc<Logs>,
+    sockets: AtomicU64,
+    version: Mutex<Option<(SystemTime, u64, Version)>>,
+}
+
+impl Launcher {
+    /// Cores of `binary`, with their sockets in `runtime_dir`.
+    #[must_use]
+    pub fn new(binary: PathBuf, assets: PathBuf, runtime_dir: PathBuf, logs: Arc<Logs>) -> Self {
+        Self {
+            binary,
+            assets,
+            runtime_dir,
+            tail_lines: 200,
+            debug_config: None,
+            logs,
+            sockets: AtomicU64::new(1),
+            version: Mutex::new(None),
+        }
+    }
+
+    /// The version of the binary, asked anew only when the file has changed.
+    ///
+    /// # Errors
+    /// When there is no such binary or it is not Xray.
+    pub async fn version(&self) -> Result<Version, Error> {
+        let fail = |reason: String| Error::Binary {
+            binary: self.binary.clone(),
+            reason,
+        };
+        let file = std::fs::metadata(&self.binary).map_err(|error| fail(error.to_string()))?;
+        let stamp = (
+            file.modified().unwrap_or(SystemTime::UNIX_EPOCH),
+            file.len(),
+        );
+        let known = *self.version.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((modified, length, version)) = known
+            && (modified, length) == stamp
+        {
+            return Ok(version);
+        }
+        let output = tokio::process::Command::new(&self.binary)
+            .arg("version")
+            .stdin(Stdio::null())
+            .kill_on_drop(true)
+            .output();
+        let output = tokio::time::timeout(VERSION_DEADLINE, output)
+            .await
+            .map_err(|_| fail("`version` did not end within 10 s".to_owned()))?
+            .map_err(|error| fail(error.to_string()))?;
+        let version = Version::from_banner(&String::from_utf8_lossy(&output.stdout))
+            .ok_or_else(|| fail("`version` does not print what xray prints".to_owned()))?;
+        *self.version.lock().unwrap_or_else(PoisonError::into_inner) =
+            Some((stamp.0, stamp.1, version));
+        Ok(version)
+    }
+
+    /// Asks Xray whether it would run this configuration. Binds nothing and touches no running core.
+    ///
+    /// # Errors
+    /// [`Error::Refused`] with Xray's own words.
+    pub async fn check(&self, skeleton: &Skeleton, accounts: &impl Accounts) -> Result<(), Error> {
+        let version = self.version().await?;
+        let socket = self.runtime_dir.join("check.sock");
+        let config = Self::render(skeleton, accounts, &socket, version)?;
+        let tail = Tail::new(self.tail_lines);
+        let output = Output::discarding(tail.clone());
+        let child = self.spawn(&["run", "-test", "-c", "stdin:"], config, output)?;
+        match tokio::time::timeout(READY_DEADLINE, child.ended()).await {
+            Ok(Some(status)) if status.success() => Ok(()),
+            Ok(status) => Err(ended(status, &tail)),
+            Err(_) => Err(Error::NotReady {
+                tail: tail.text(ERROR_LOG_BYTES),
+            }),
+        }
+    }
+
+    /// Starts a core and returns it once its API answers.
+    ///
+    /// # Errors
+    /// When the configuration can't be run; the process is gone then.
+    pub async fn start(
+        &self,
+        skeleton: &Skeleton,
+        accounts: &impl Accounts,
+    ) -> Result<Core, Error> {
+        let version = self.version().await?;
+        let socket = self.fresh_socket()?;
+        let config = Self::render(skeleton, accounts, &socket, version)?;
+        self.write_debug_config(&config)?;
+        let tail = Tail::new(self.tail_lines);
+        let output = Output::new(
+            Arc::clone(&self.logs),
+            skeleton.log_files(),
+            &socket,
+            tail.clone(),
+        );
+        let child = self.spawn(&["run", "-c", "stdin:"], config, output)?;
+        let client = Client::new(socket.clone());
+        ready(&child, &client, &tail).await?;
+        tracing::info!(pid = child.pid(), %version, "core started");
+        Ok(Core::new(child, client, version, socket, tail))
+    }
+
+    fn spawn(&self, arguments: &[&str], config: Vec<u8>, output: Output) -> Result<Child, Error> {
+        let mark = leftover::mark(&self.runtime_dir);
+        let spawn = Spawn {
+            binary: &self.binary,
+            arguments,
+            environment: vec![
+                ("XRAY_LOCATION_ASSET".as_ref(), self.assets.as_os_str()),
+                (leftover::MARK.as_ref(), &mark),
+            ],
+        };
+        spawn.start(config, output).map_err(|error| Error::Binary {
+            binary: self.binary.clone(),
+            reason: error.to_string(),
+        })
+    }
+
+    fn render(
+        skeleton: &Skeleton,
+        accounts: &impl Accounts,
+        socket: &Path,
+        version: Version,
+    ) -> Result<Vec<u8>, Error> {
+        let mut config = Vec::with_capacity(16 << 10);
+        let door = Door {
+            socket,
+            version,
+            placeholder_key: rand::random(),
+        };
+        skeleton
+            .render(door, accounts, &mut config)
+            .map_err(|source| Error::Io {
+                path: PathBuf::from("the configuration"),
+                source,
+            })?;
+        Ok(config)
+    }
+
+    /// A path that no core has had: Xray hangs without a word on the path of one that still lives.
+    fn fresh_socket(&self) -> Result<PathBuf, Error> {
+        loop {
+            let number = self.sockets.fetch_add(1, Ordering::Relaxed);
+            let socket = self
+                .runtime_dir
+                .join(format!("core-{}-{number}.sock", std::process::id()));
+            match std::fs::symlink_metadata(&socket) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(socket),
+                Err(source) => {
+                    return Err(Error::Io {
+                        path: socket,
+                        source,
+                    });
+                }
+                Ok(_) => {}
+            }
+        }
+    }
+
+    fn write_debug_config(&self, config: &[u8]) -> Result<(), Error> {
+        let Some(folder) = &self.debug_config else {
+            return Ok(());
+        };
+        let path = folder.join("xray.json");
+        let fail = |source| Error::Io {
+            path: path.clone(),
+            source,
+        };
+        std::fs::DirBuilder::new()
+            .recursive(true)
+            .mode(0o700)
+            .create(folder)
+            .map_err(fail)?;
+        let config: serde_json::Value =
+            serde_json::from_slice(config).map_err(|error| fail(error.into()))?;
+        disk::write_private(&path, format!("{config:#}\n").as_bytes()).map_err(fail)
+    }
+}
+
+/// Looks every few milliseconds, and at the process at the same time: a core that ends early says
+/// why, and nobody has to wait for a deadline.
+async fn ready(child: &Child, client: &Client, tail: &Tail) -> Result<(), Error> {
+    let deadline = Instant::now() + READY_DEADLINE;
+    loop {
+        let answers = tokio::select! {
+            biased;
+            status = child.ended() => return Err(ended(status, tail)),
+            answer = client.sys_stats() => answer.is_ok(),
+        };
+        if answers {
+            return Ok(());
+        }
+        if Instant::now() >= deadline {
+            child.kill().await;
+            return Err(Error::NotReady {
+                tail: tail.text(ERROR_LOG_BYTES),
+            });
+        }
+        tokio::time::sleep(READY_INTERVAL).await;
+    }
+}
+
+fn ended(status: Option<ExitStatus>, tail: &Tail) -> Error {
+    match tail.failure() {
+        Some(reason) => Error::Refused(reason),
+        None => Error::Ended {
+            status: status.map_or_else(|| "unknown status".to_owned(), |status| status.to_string()),
+            tail: tail.text(ERROR_LOG_BYTES),
+        },
+    }
+}
