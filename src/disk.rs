@@ -5,15 +5,27 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
-/// Creates a folder that only our user can enter, with its parents.
+/// Makes sure of a folder that only our user can enter, and creates it with its parents.
+///
+/// One that is there and open to others is closed when it is empty. One that holds something may be
+/// somebody else's (`/tmp`, `/var/lib`), so it is left as it is.
 ///
 /// # Errors
-/// When it can't be created, or is somebody else's.
+/// When it can't be created, or others can enter it and it is not empty.
 pub(crate) fn private_folder(path: &Path) -> io::Result<()> {
     fs::DirBuilder::new()
         .recursive(true)
         .mode(0o700)
         .create(path)?;
+    let open_to_others = fs::metadata(path)?.permissions().mode() & 0o077;
+    if open_to_others == 0 {
+        return Ok(());
+    }
+    if fs::read_dir(path)?.next().is_some() {
+        return Err(io::Error::other(
+            "others can enter this folder and it is not empty: choose another one, or close it with chmod 700",
+        ));
+    }
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))
 }
 
@@ -52,4 +64,54 @@ fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
     file.sync_all()?;
     fs::rename(fresh, path)?;
     File::open(folder)?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mode(path: &Path) -> u32 {
+        fs::metadata(path).unwrap().permissions().mode() & 0o777
+    }
+
+    #[test]
+    fn a_folder_is_closed_unless_it_may_be_somebody_elses() {
+        let root = tempfile::tempdir().unwrap();
+        let fresh = root.path().join("a/b");
+        private_folder(&fresh).unwrap();
+        assert_eq!(mode(&fresh), 0o700);
+
+        fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755)).unwrap();
+        private_folder(&fresh).unwrap();
+        assert_eq!(mode(&fresh), 0o700, "an empty one is closed");
+
+        fs::set_permissions(&fresh, fs::Permissions::from_mode(0o755)).unwrap();
+        fs::write(fresh.join("file"), "").unwrap();
+        assert!(
+            private_folder(&fresh)
+                .unwrap_err()
+                .to_string()
+                .contains("chmod 700")
+        );
+        assert_eq!(
+            mode(&fresh),
+            0o755,
+            "one with something in it is left alone"
+        );
+    }
+
+    #[test]
+    fn a_file_is_replaced_whole() {
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("file");
+        write_private(&path, b"old").unwrap();
+        fs::write(root.path().join("file.new"), "left by a crash").unwrap();
+        write_private(&path, b"new").unwrap();
+        assert_eq!(
+            (fs::read(&path).unwrap(), mode(&path)),
+            (b"new".to_vec(), 0o600)
+        );
+        write_public(&path, b"public").unwrap();
+        assert_eq!(mode(&path), 0o644);
+    }
 }

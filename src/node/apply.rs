@@ -1,5 +1,7 @@
 //! User changes made in a core over its API, and the roster kept true to what the core has.
 
+use std::sync::atomic::{AtomicBool, Ordering};
+
 use futures_util::StreamExt;
 
 use super::Error;
@@ -15,7 +17,7 @@ const IN_FLIGHT: usize = 64;
 const NAMED: usize = 10;
 
 /// Tells the core, and notes in the roster what it confirmed: after an error the roster still says
-/// what the core has.
+/// what the core has, so the next change mends it.
 pub(super) async fn change_users(
     client: &Client,
     skeleton: &Skeleton,
@@ -23,122 +25,49 @@ pub(super) async fn change_users(
     changes: UserChanges,
 ) -> Result<(), Error> {
     let inbounds: Vec<&Inbound> = skeleton.inbounds().collect();
-    let mut failed = Vec::new();
+    let core = Core {
+        client,
+        silent: AtomicBool::new(false),
+    };
+    let core = &core;
+    let mut failures = Failures::default();
     for phase in [changes.first, changes.then] {
-        let mut results = futures_util::stream::iter(phase)
+        let mut attempts = futures_util::stream::iter(phase)
             .map(|op| {
-                let inbound = inbounds
-                    .iter()
-                    .copied()
-                    .find(|inbound| inbound.tag == *op.inbound());
+                let inbound = inbounds.iter().find(|inbound| inbound.tag == *op.inbound());
                 async move {
-                    let result = match inbound {
-                        Some(inbound) => perform(client, inbound, &op).await,
-                        None => Done::Failed(format!("inbound {:?} is not there", op.inbound())),
+                    let outcome = match inbound {
+                        Some(inbound) => core.perform(inbound, &op).await,
+                        None => Outcome::NotMade("the core has no such inbound".to_owned()),
                     };
-                    (op, result)
+                    (op, outcome)
                 }
             })
             .buffer_unordered(IN_FLIGHT);
-        while let Some((op, result)) = results.next().await {
-            if let Some(reason) = note(roster, &op, result) {
-                failed.push(format!(
-                    "user {}: inbound {:?}: {reason}",
-                    op.email(),
-                    op.inbound()
-                ));
+        while let Some((op, outcome)) = attempts.next().await {
+            if let Some(reason) = note(roster, &op, outcome) {
+                failures.add(&op, &reason);
             }
         }
     }
-    if failed.is_empty() {
-        return Ok(());
-    }
-    let more = failed.len().saturating_sub(NAMED);
-    failed.truncate(NAMED);
-    let mut text = failed.join("; ");
-    if more > 0 {
-        text.push_str("; and ");
-        text.push_str(&more.to_string());
-        text.push_str(" more");
-    }
-    Err(Error::Failed(text))
+    failures.into_result()
 }
 
 /// What the core has after an attempt.
-enum Done {
+enum Outcome {
     /// What was asked for.
-    All,
-    /// The user is gone, and his new account was refused.
-    OnlyRemoved(String),
-    /// Nothing changed.
-    Failed(String),
+    Made,
+    /// What it had before.
+    NotMade(String),
+    /// The user not at all.
+    Absent(String),
     /// Nobody knows.
     Unknown(String),
 }
 
-async fn perform(client: &Client, inbound: &Inbound, op: &UserOp) -> Done {
-    match op {
-        UserOp::Add { email, account, .. } => add(client, inbound, email.as_str(), account).await,
-        UserOp::Remove { email, .. } => match remove(client, inbound, email.as_str()).await {
-            Ok(()) => Done::All,
-            Err(error) => failed(client, inbound, email.as_str(), error).await,
-        },
-        UserOp::Replace {
-            old,
-            email,
-            account,
-            ..
-        } => {
-            if let Err(error) = remove(client, inbound, old.as_str()).await {
-                return failed(client, inbound, old.as_str(), error).await;
-            }
-            match add(client, inbound, email.as_str(), account).await {
-                Done::Failed(reason) => Done::OnlyRemoved(reason),
-                done => done,
-            }
-        }
-    }
-}
-
-async fn add(client: &Client, inbound: &Inbound, email: &str, account: &Account) -> Done {
-    let mut result = client.add_user(inbound, email, account).await;
-    if let Err(client::Error::Refused(reason)) = &result
-        && reason.to_ascii_lowercase().contains("already exists")
-    {
-        // The core knows more than we do; from now on it has this account.
-        result = match remove(client, inbound, email).await {
-            Ok(()) => client.add_user(inbound, email, account).await,
-            Err(error) => Err(error),
-        };
-    }
-    match result {
-        Ok(()) => Done::All,
-        Err(error) => failed(client, inbound, email, error).await,
-    }
-}
-
-/// A user who is not there is removed.
-async fn remove(client: &Client, inbound: &Inbound, email: &str) -> Result<(), client::Error> {
-    match client.remove_user(inbound, email).await {
-        Err(client::Error::NotFound(_)) => Ok(()),
-        result => result,
-    }
-}
-
-/// Without an answer the change may have been made or not: ask once, to know.
-async fn failed(client: &Client, inbound: &Inbound, email: &str, error: client::Error) -> Done {
-    match error {
-        client::Error::NoAnswer(reason) => match client.has_user(inbound, email).await {
-            Ok(false) => Done::OnlyRemoved(reason),
-            Ok(true) | Err(_) => Done::Unknown(reason),
-        },
-        refused => Done::Failed(refused.to_string()),
-    }
-}
-
 /// Returns why it failed, if it did.
-fn note(roster: &mut Roster, op: &UserOp, done: Done) -> Option<String> {
-    match (op, done) {
+fn note(roster: &mut Roster, op: &UserOp, outcome: Outcome) -> Option<String> {
+    match (op, outcome) {
         (
             UserOp::Add {
                 inbound,
@@ -151,23 +80,126 @@ fn note(roster: &mut Roster, op: &UserOp, done: Done) -> Option<String> {
                 account,
                 ..
             },
-            Done::All,
+            Outcome::Made,
         ) => {
             roster.put(inbound, email, Some(account.clone()));
             None
         }
-        (UserOp::Remove { inbound, email }, Done::All) => {
+        (UserOp::Remove { inbound, email }, Outcome::Made) => {
             roster.take(inbound, email);
             None
         }
-        (op, Done::OnlyRemoved(reason)) => {
+        (op, Outcome::Absent(reason)) => {
             roster.take(op.inbound(), op.email());
             Some(reason)
         }
-        (op, Done::Unknown(reason)) => {
+        (op, Outcome::Unknown(reason)) => {
             roster.put(op.inbound(), op.email(), None);
             Some(reason)
         }
-        (_, Done::Failed(reason)) => Some(reason),
+        (_, Outcome::NotMade(reason)) => Some(reason),
+    }
+}
+
+struct Core<'a> {
+    client: &'a Client,
+    /// Set when the core has left a question unanswered: what has not been tried by then is not
+    /// tried, or a list of users would take a deadline for every few of them.
+    silent: AtomicBool,
+}
+
+impl Core<'_> {
+    async fn perform(&self, inbound: &Inbound, op: &UserOp) -> Outcome {
+        if self.silent.load(Ordering::Relaxed) {
+            return Outcome::NotMade("not tried, because xray does not answer".to_owned());
+        }
+        match op {
+            UserOp::Add { email, account, .. } => self.add(inbound, email.as_str(), account).await,
+            UserOp::Remove { email, .. } => match self.remove(inbound, email.as_str()).await {
+                Ok(()) => Outcome::Made,
+                Err(error) => self.failed(inbound, email.as_str(), error).await,
+            },
+            UserOp::Replace {
+                old,
+                email,
+                account,
+                ..
+            } => {
+                if let Err(error) = self.remove(inbound, old.as_str()).await {
+                    return self.failed(inbound, old.as_str(), error).await;
+                }
+                match self.add(inbound, email.as_str(), account).await {
+                    Outcome::NotMade(reason) => Outcome::Absent(reason),
+                    outcome => outcome,
+                }
+            }
+        }
+    }
+
+    async fn add(&self, inbound: &Inbound, email: &str, account: &Account) -> Outcome {
+        let mut result = self.client.add_user(inbound, email, account).await;
+        if let Err(client::Error::Refused(reason)) = &result
+            && reason.to_ascii_lowercase().contains("already exists")
+        {
+            // The core knows more than we do; from now on it has this account.
+            result = match self.remove(inbound, email).await {
+                Ok(()) => self.client.add_user(inbound, email, account).await,
+                Err(error) => Err(error),
+            };
+        }
+        match result {
+            Ok(()) => Outcome::Made,
+            Err(error) => self.failed(inbound, email, error).await,
+        }
+    }
+
+    /// A user who is not there is removed.
+    async fn remove(&self, inbound: &Inbound, email: &str) -> Result<(), client::Error> {
+        match self.client.remove_user(inbound, email).await {
+            Err(client::Error::NotFound(_)) => Ok(()),
+            result => result,
+        }
+    }
+
+    /// Without an answer the change may have been made or not: ask once, to know.
+    async fn failed(&self, inbound: &Inbound, email: &str, error: client::Error) -> Outcome {
+        let client::Error::NoAnswer(reason) = error else {
+            return Outcome::NotMade(error.to_string());
+        };
+        self.silent.store(true, Ordering::Relaxed);
+        match self.client.has_user(inbound, email).await {
+            Ok(false) => Outcome::Absent(format!("no answer from xray: {reason}")),
+            Ok(true) | Err(_) => Outcome::Unknown(format!("no answer from xray: {reason}")),
+        }
+    }
+}
+
+/// Which changes were not made, the first of them by name.
+#[derive(Default)]
+struct Failures {
+    named: Vec<String>,
+    more: usize,
+}
+
+impl Failures {
+    fn add(&mut self, op: &UserOp, reason: &str) {
+        if self.named.len() < NAMED {
+            self.named.push(format!(
+                "user {}: inbound {:?}: {reason}",
+                op.email(),
+                op.inbound()
+            ));
+        } else {
+            self.more += 1;
+        }
+    }
+
+    fn into_result(self) -> Result<(), Error> {
+        let named = self.named.join("; ");
+        match self.more {
+            0 if named.is_empty() => Ok(()),
+            0 => Err(Error::Failed(named)),
+            more => Err(Error::Failed(format!("{named}; and {more} more changes"))),
+        }
     }
 }

@@ -100,12 +100,11 @@ impl Settings {
     pub fn load() -> Result<Self, Mistakes> {
         let mut mistakes = Vec::new();
         let file = source::env_file(Path::new(".env"), &mut mistakes);
-        let source = |name: &str| {
-            std::env::var_os(name)
-                .map(|value| value.to_string_lossy().into_owned())
-                .or_else(|| file.get(name).cloned())
-        };
-        Self::read(&source, mistakes)
+        let environment = |name: &str| Some(std::env::var_os(name)?.to_string_lossy().into_owned());
+        Self::read(
+            &source::layered(&environment, &|name: &str| file.get(name).cloned()),
+            mistakes,
+        )
     }
 
     /// Reads the settings from any source.
@@ -132,6 +131,7 @@ impl Settings {
             let bytes = path.as_os_str().as_encoded_bytes();
             bytes.len() <= MAX_RUNTIME_DIR && !bytes.contains(&b',')
         });
+        reader.together("SSL_CERT_FILE", "SSL_KEY_FILE");
         let certs = state_dir.join("certs");
         let certificate = reader.path("SSL_CERT_FILE", certs.join("ssl_cert.pem"));
         let certificate_key = reader.path("SSL_KEY_FILE", certs.join("ssl_key.pem"));

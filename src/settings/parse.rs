@@ -89,6 +89,19 @@ impl<'a, S: Source> Reader<'a, S> {
         }
     }
 
+    /// Two values of which neither means anything alone.
+    pub(super) fn together(&mut self, one: &str, other: &str) {
+        for (set, missing) in [(one, other), (other, one)] {
+            if self.text(set).is_some() && self.text(missing).is_none() {
+                self.mistake(
+                    missing,
+                    "not set".to_owned(),
+                    format!("{set} is, and they belong together"),
+                );
+            }
+        }
+    }
+
     fn mistake(&mut self, variable: &str, value: String, allowed: String) {
         self.mistakes.push(Mistake {
             variable: variable.to_owned(),

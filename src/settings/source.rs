@@ -18,6 +18,20 @@ impl<F: Fn(&str) -> Option<String>> Source for F {
     }
 }
 
+/// The environment over a file.
+///
+/// OpenSSL has given `SSL_CERT_FILE` another meaning, the authorities to trust, and many machines
+/// set it. So that one counts only beside an `SSL_KEY_FILE` in the same place.
+pub(super) fn layered(environment: &impl Source, file: &impl Source) -> impl Source {
+    move |name: &str| {
+        let is_openssls = name == "SSL_CERT_FILE" && environment.get("SSL_KEY_FILE").is_none();
+        environment
+            .get(name)
+            .filter(|_| !is_openssls)
+            .or_else(|| file.get(name))
+    }
+}
+
 /// Reads a file of `NAME=value` lines. One that is not there is an empty one; of a line that can't
 /// be read only the place is shown, because it may hold a key.
 pub(super) fn env_file(path: &Path, mistakes: &mut Vec<Mistake>) -> HashMap<String, String> {

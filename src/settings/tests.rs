@@ -143,3 +143,55 @@ fn a_missing_env_file_is_no_mistake() {
     assert!(source::env_file(Path::new("/nonexistent/.env"), &mut mistakes).is_empty());
     assert!(mistakes.is_empty());
 }
+
+#[test]
+fn certificate_and_key_are_set_together() {
+    let text = settings(&[("SSL_KEY_FILE", "/key.pem")])
+        .unwrap_err()
+        .to_string();
+    assert_eq!(
+        text,
+        "SSL_CERT_FILE is not set: SSL_KEY_FILE is, and they belong together"
+    );
+    let settings =
+        settings(&[("SSL_KEY_FILE", "/key.pem"), ("SSL_CERT_FILE", "/cert.pem")]).unwrap();
+    assert_eq!(settings.certificate, Path::new("/cert.pem"));
+}
+
+#[test]
+fn the_environment_wins_but_for_openssls_ssl_cert_file() {
+    let place = |values: &'static [(&str, &str)]| {
+        move |name: &str| {
+            values
+                .iter()
+                .find(|(key, _)| *key == name)
+                .map(|(_, value)| (*value).to_owned())
+        }
+    };
+    let layered = |environment, file| {
+        Settings::from_source(&source::layered(&place(environment), &place(file))).unwrap()
+    };
+    let settings = layered(
+        &[
+            ("SERVICE_PORT", "1"),
+            ("SSL_CERT_FILE", "/etc/ssl/bundle.crt"),
+        ],
+        &[
+            ("SERVICE_PORT", "2"),
+            ("SSL_CERT_FILE", "/cert.pem"),
+            ("SSL_KEY_FILE", "/key.pem"),
+        ],
+    );
+    assert_eq!(settings.listen.port(), 1);
+    assert_eq!(settings.certificate, Path::new("/cert.pem"));
+    let settings = layered(&[("SSL_CERT_FILE", "/etc/ssl/bundle.crt")], &[]);
+    assert_eq!(
+        settings.certificate,
+        Path::new("/var/lib/raynode/certs/ssl_cert.pem")
+    );
+    let settings = layered(
+        &[("SSL_CERT_FILE", "/own.pem"), ("SSL_KEY_FILE", "/own.key")],
+        &[],
+    );
+    assert_eq!(settings.certificate, Path::new("/own.pem"));
+}

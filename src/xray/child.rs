@@ -42,6 +42,8 @@ pub(super) struct Spawn<'a> {
     pub(super) binary: &'a Path,
     pub(super) arguments: &'a [&'a str],
     pub(super) environment: Vec<(&'a OsStr, &'a OsStr)>,
+    /// Variables of ours that the process must not inherit.
+    pub(super) hidden: &'a [&'a str],
 }
 
 impl Spawn<'_> {
@@ -50,7 +52,11 @@ impl Spawn<'_> {
     /// # Errors
     /// When the binary can't be run.
     pub(super) fn start(self, input: Vec<u8>, sink: impl Sink) -> io::Result<Child> {
-        let mut process = Command::new(self.binary)
+        let mut command = Command::new(self.binary);
+        for variable in self.hidden {
+            command.env_remove(variable);
+        }
+        let mut process = command
             .args(self.arguments)
             .envs(self.environment)
             .stdin(Stdio::piped())

@@ -31,7 +31,7 @@ use crate::xray::config::Inbound;
 /// Counters of 100,000 users are about 10 MB, far above gRPC's usual 4 MiB.
 const MAX_REPLY: usize = 256 << 20;
 /// How long a core may take to change one user.
-const ALTER_DEADLINE: Duration = Duration::from_secs(10);
+const ALTER_DEADLINE: Duration = Duration::from_secs(4);
 /// How long a core may take to read its counters.
 const READ_DEADLINE: Duration = Duration::from_secs(20);
 /// How long a healthy core takes at most to say that it is.
@@ -180,8 +180,8 @@ impl Client {
             tag: inbound.tag.to_string(),
             email: email.to_owned(),
         };
-        let request = within(READ_DEADLINE, request);
-        let reply = bounded(READ_DEADLINE, self.handler().get_inbound_users(request)).await?;
+        let request = within(HEALTH_DEADLINE, request);
+        let reply = bounded(HEALTH_DEADLINE, self.handler().get_inbound_users(request)).await?;
         // For a user who is not there it answers with one empty user.
         Ok(reply.users.iter().any(|user| !user.email.is_empty()))
     }

@@ -13,6 +13,7 @@
 mod support;
 
 mod process;
+mod python_client;
 mod refusals;
 mod session;
 mod sync;

@@ -188,6 +188,30 @@ async fn the_cores_api_is_open_to_nobody_else() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn the_core_inherits_nothing_that_is_the_nodes_alone() {
+    let mut node = NodeProcess::start(NODE);
+    // The pair that the first run made, named by the variables now.
+    let (cert, key) = (
+        node.certificate(),
+        node.folder().join("state/certs/ssl_key.pem"),
+    );
+    assert!(node.stop().success());
+    node.set("SSL_CERT_FILE", &cert.display().to_string());
+    node.set("SSL_KEY_FILE", &key.display().to_string());
+    node.launch();
+    Panel::of(&node)
+        .start(&vless_config(ports::free()), &[])
+        .await
+        .unwrap();
+    let environment = std::fs::read(format!("/proc/{}/environ", node.core())).unwrap();
+    let environment = String::from_utf8(environment).unwrap();
+    assert!(environment.contains("XRAY_LOCATION_ASSET="));
+    for variable in ["API_KEY", "SSL_CERT_FILE", "SSL_KEY_FILE"] {
+        assert!(!environment.contains(variable), "{environment:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_core_that_dies_comes_back_with_its_users() {
     let node = NodeProcess::start(NODE);
     let panel = Panel::of(&node);

@@ -402,3 +402,47 @@ async fn an_inbound_that_starts_empty_takes_users_later() {
     panel.sync_each(numbered(0..20, &tags)).await.unwrap();
     assert_eq!(node.core(), core);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_core_that_hangs_did_not_take_is_mended_by_the_next_sync() {
+    use nix::sys::signal::{Signal, kill};
+    use nix::unistd::Pid;
+
+    let served = Served::start().await;
+    let core = Pid::from_raw(served.node.core());
+    kill(core, Signal::SIGSTOP).unwrap();
+    let error = served
+        .panel
+        .sync_chunked(&numbered(1..500, &["vless"]), 100)
+        .await
+        .unwrap_err();
+    kill(core, Signal::SIGCONT).unwrap();
+    assert_eq!(error.code(), Code::Internal);
+    let text = error.message();
+    assert!(text.starts_with("failed to update users: user "), "{text}");
+    assert!(
+        text.contains("xray") && text.contains("more changes"),
+        "{text}"
+    );
+
+    // The core does now what it was asked meanwhile; who it has is settled by the same sync again.
+    served
+        .panel
+        .sync_chunked(&numbered(1..500, &["vless"]), 100)
+        .await
+        .unwrap();
+    assert!(served.is_served(&served.client("499")).await);
+    served
+        .panel
+        .sync_all(&numbered(1..2, &["vless"]))
+        .await
+        .unwrap();
+    for email in ["2", "250", "499"] {
+        assert!(
+            !served.is_served(&served.client(email)).await,
+            "{email} was removed"
+        );
+    }
+    assert!(served.is_served(&served.client("1")).await);
+    assert_eq!(served.node.core(), core.as_raw());
+}

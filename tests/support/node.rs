@@ -89,6 +89,11 @@ impl NodeProcess {
         }
     }
 
+    /// Changes a setting for the next launch.
+    pub fn set(&mut self, name: &str, value: &str) {
+        self.settings.insert(name.to_owned(), value.to_owned());
+    }
+
     /// Starts the process and waits until it listens.
     pub fn launch(&mut self) {
         let log = std::fs::File::options()

@@ -9,8 +9,9 @@ const LAST: u16 = 32_000;
 static NEXT: AtomicU16 = AtomicU16::new(0);
 
 pub fn free() -> u16 {
-    // Two test runs at once start at different places.
-    let start = u16::try_from(std::process::id() % u32::from(LAST - FIRST)).unwrap();
+    // Two test runs at once start far apart, also when their pids are neighbours.
+    let spread = std::process::id().wrapping_mul(2_654_435_761);
+    let start = u16::try_from(spread % u32::from(LAST - FIRST)).unwrap();
     loop {
         let step = NEXT.fetch_add(1, Ordering::Relaxed);
         let port = FIRST + (start + step) % (LAST - FIRST);

@@ -36,7 +36,8 @@ pub struct Launcher {
     pub runtime_dir: PathBuf,
     /// How many log lines an error repeats.
     pub tail_lines: usize,
-    /// Where each configuration is written for people who debug it.
+    /// Where each configuration is written for people who debug it; they see every line of the
+    /// cores in the node's own log, too.
     pub debug_config: Option<PathBuf>,
     /// Where the cores' log lines go.
     pub logs: Arc<Logs>,
@@ -135,6 +136,7 @@ impl Launcher {
             skeleton.log_files(),
             &socket,
             tail.clone(),
+            self.debug_config.is_some(),
         );
         let child = self.spawn(&["run", "-c", "stdin:"], config, output)?;
         let client = Client::new(socket.clone());
@@ -152,6 +154,7 @@ impl Launcher {
                 ("XRAY_LOCATION_ASSET".as_ref(), self.assets.as_os_str()),
                 (leftover::MARK.as_ref(), &mark),
             ],
+            hidden: hidden_variables(),
         };
         spawn.start(config, output).map_err(|error| Error::Binary {
             binary: self.binary.clone(),
@@ -217,6 +220,16 @@ impl Launcher {
         let config: serde_json::Value =
             serde_json::from_slice(config).map_err(|error| fail(error.into()))?;
         disk::write_private(&path, format!("{config:#}\n").as_bytes()).map_err(fail)
+    }
+}
+
+/// What is meant for the node alone. Beside our `SSL_KEY_FILE`, `SSL_CERT_FILE` is our certificate;
+/// Go programs like Xray would take it for the authorities that they trust.
+fn hidden_variables() -> &'static [&'static str] {
+    if std::env::var_os("SSL_KEY_FILE").is_some() {
+        &["API_KEY", "SSL_KEY_FILE", "SSL_CERT_FILE"]
+    } else {
+        &["API_KEY"]
     }
 }
 

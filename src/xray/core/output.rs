@@ -19,16 +19,25 @@ pub(super) struct Output {
     error: Appender,
     ours: Ours,
     tail: Tail,
+    /// Whether the node's own log repeats every line.
+    echo: bool,
 }
 
 impl Output {
-    pub(super) fn new(logs: Arc<Logs>, files: &LogFiles, socket: &Path, tail: Tail) -> Self {
+    pub(super) fn new(
+        logs: Arc<Logs>,
+        files: &LogFiles,
+        socket: &Path,
+        tail: Tail,
+        echo: bool,
+    ) -> Self {
         Self {
             logs: Some(logs),
             access: Appender::new(files.access.clone()),
             error: Appender::new(files.error.clone()),
             ours: Ours::new(socket),
             tail,
+            echo,
         }
     }
 
@@ -40,6 +49,7 @@ impl Output {
             error: Appender::default(),
             ours: Ours::new(Path::new("")),
             tail,
+            echo: false,
         }
     }
 }
@@ -51,6 +61,9 @@ impl Sink for Output {
             self.tail.push(line);
             if let Some(logs) = &self.logs {
                 logs.push(line);
+            }
+            if self.echo {
+                tracing::info!(line = line.as_str(), "xray");
             }
         }
         self.access

@@ -1,0 +1,87 @@
+//! The panel's own client library, unmodified, drives the node through every call it has over gRPC.
+
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+use crate::NODE;
+use crate::support::node::xray_version;
+use crate::support::users;
+use crate::support::xray::{vless_config, vless_inbound, vless_outbound};
+use crate::support::{NodeProcess, Origin, XrayClient, ports};
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/drive.py");
+/// The script gives up by itself before.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_panels_own_client_gets_what_it_expects() {
+    let Some(python) = std::env::var_os("RAYNODE_TEST_PYTHON") else {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "RAYNODE_TEST_PYTHON is not set: run `make test`, which names a Python with the client"
+        );
+        eprintln!("SKIPPED: RAYNODE_TEST_PYTHON is not set");
+        return;
+    };
+    let mut node = NodeProcess::start(NODE);
+    let origin = Origin::start().await;
+    let (managed, excluded) = (ports::free(), ports::free());
+    let mut config = vless_config(managed);
+    config["log"] = json!({ "loglevel": "info" });
+    let mut fixed = vless_inbound("fixed", excluded);
+    fixed["settings"]["clients"] = json!([{ "email": "own", "id": users::id("own") }]);
+    config["inbounds"].as_array_mut().unwrap().push(fixed);
+
+    let clients = [("1", managed), ("2", managed), ("own", excluded)].map(|(email, port)| {
+        let id = users::id(email);
+        (email, id, XrayClient::start(&vless_outbound(port, id)))
+    });
+    let described: serde_json::Map<String, Value> = clients
+        .iter()
+        .map(|(email, id, client)| {
+            (
+                (*email).to_owned(),
+                json!({ "id": id, "port": client.port }),
+            )
+        })
+        .collect();
+    let (year, month, day) = xray_version();
+    let setup = json!({
+        "port": node.port,
+        "api_key": node.api_key,
+        "certificate": std::fs::read_to_string(node.certificate()).unwrap(),
+        "node_version": env!("CARGO_PKG_VERSION"),
+        "core_version": format!("{year}.{month}.{day}"),
+        "config": config,
+        "inbound": "vless",
+        "excluded": "fixed",
+        "outbound": "direct",
+        "origin": origin.address.port(),
+        "clients": described,
+    });
+
+    let log_path = node.folder().join("drive.log");
+    let log = std::fs::File::create(&log_path).unwrap();
+    let mut child = Command::new(python)
+        .args(["-u", SCRIPT])
+        .stdin(Stdio::piped())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(setup.to_string().as_bytes()).await.unwrap();
+    drop(stdin);
+    let ended = tokio::time::timeout(PATIENCE, child.wait()).await;
+    let said = std::fs::read_to_string(&log_path).unwrap();
+    eprintln!("--- the panel's client:\n{said}---");
+    let status = ended.expect("the panel's client ends in time").unwrap();
+    assert!(status.success(), "the panel's client failed");
+    assert!(node.stop().success());
+    assert!(node.cores().is_empty());
+}
