@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use tokio::task::JoinHandle;
 use uuid::Uuid;
 
 use super::Error;
@@ -12,8 +13,9 @@ use super::user::Users;
 pub(super) enum Change {
     /// Control starts: run this, for me.
     Start {
-        /// What to run.
-        desired: Desired,
+        /// What to run, in the making: the change has its place in the queue from the moment at
+        /// which it was asked for, however long its configuration takes to read.
+        desired: JoinHandle<Result<Desired, Error>>,
         /// When the session ends without calls; `None` for never.
         keep_alive: Option<Duration>,
     },

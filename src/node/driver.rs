@@ -92,7 +92,11 @@ impl Driver {
             tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
-                event = self.phase.event() => self.on_core(event).await,
+                event = self.phase.event() => tokio::select! {
+                    biased;
+                    () = shutdown.cancelled() => break,
+                    () = self.on_core(event) => {}
+                },
                 queued = self.queue.recv() => match queued {
                     Some((change, reply)) => {
                         let outcome = tokio::select! {
@@ -100,6 +104,10 @@ impl Driver {
                             () = shutdown.cancelled() => break,
                             outcome = self.apply(change) => outcome,
                         };
+                        if let (Ok(_), Some(session)) = (&outcome, &self.session) {
+                            // However long it took: a panel that waits for us is there.
+                            session.touch(Instant::now());
+                        }
                         // The caller may have gone; the change is made all the same.
                         drop(reply.send(outcome));
                     }
@@ -118,6 +126,7 @@ impl Driver {
                 desired,
                 keep_alive,
             } => {
+                let desired = desired.await.map_err(|_| Error::ShuttingDown)??;
                 self.reach(desired).await?;
                 Ok(Some(self.begin_session(keep_alive)))
             }
@@ -291,11 +300,7 @@ impl Driver {
     async fn on_core(&mut self, event: CoreEvent) {
         let applied = match std::mem::replace(&mut self.phase, Phase::Idle) {
             Phase::Idle => return,
-            Phase::Down { applied, .. } => applied,
-            Phase::Serving { core, applied } => {
-                core.remove_socket();
-                applied
-            }
+            Phase::Down { applied, .. } | Phase::Serving { applied, .. } => applied,
         };
         let ran = match event {
             CoreEvent::Ended { how, ran } => {

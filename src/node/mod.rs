@@ -185,7 +185,6 @@ impl Node {
                 roster,
             })
         });
-        let desired = desired.await.map_err(|_| Error::ShuttingDown)??;
         let session = self
             .change(Change::Start {
                 desired,
@@ -250,6 +249,14 @@ impl Node {
         if let Some(session) = &self.state.borrow().session {
             session.touch(Instant::now());
         }
+    }
+
+    /// Fails unless a panel has control and its core serves.
+    ///
+    /// # Errors
+    /// When there is no session, or the core is coming up again.
+    pub fn require_core(&self) -> Result<(), Error> {
+        self.serving().map(drop)
     }
 
     /// The core that serves, for calls that need one.

@@ -169,7 +169,7 @@ pub(super) fn update(
             }
             Ok(user) => accounts_of(current, &user)
                 .map_err(|reason| (user.email.clone(), reason))
-                .map(|accounts| listed.0.insert(user.email, accounts)),
+                .map(|accounts| listed.put(user.email, accounts)),
             Err(malformed) => Err((Email::from(""), Reason::Malformed(malformed.to_string()))),
         };
         if let Err((email, reason)) = listing {
@@ -218,6 +218,12 @@ fn accounts_of(current: &Roster, user: &User) -> Result<HashMap<Arc<str>, Accoun
 struct Listed(HashMap<Email, HashMap<Arc<str>, Account>>);
 
 impl Listed {
+    /// The last word on a user counts, and the last spelling of his name.
+    fn put(&mut self, email: Email, accounts: HashMap<Arc<str>, Account>) {
+        self.0.remove(&email);
+        self.0.insert(email, accounts);
+    }
+
     /// Strikes out whoever would get a secret that somebody else has or gets too. A secret may move
     /// from one listed user to another; but a user who is struck out keeps his, so this goes on
     /// until nobody else is.

@@ -125,18 +125,22 @@ impl Node {
     /// When a single one is asked for without a name, or the core does not answer.
     pub async fn traffic(&self, of: TrafficOf, reset: bool) -> Result<Vec<Traffic>, Error> {
         let client = &self.serving()?.client;
-        let counters = match of {
-            TrafficOf::Users => client.counters("user>>>", reset).await,
-            TrafficOf::Inbounds => client.counters("inbound>>>", reset).await,
-            TrafficOf::Outbounds => client.counters("outbound>>>", reset).await,
-            TrafficOf::User(email) => both(client, "user", &email, "email", reset).await?,
-            TrafficOf::Inbound(tag) => both(client, "inbound", &tag, "tag", reset).await?,
-            TrafficOf::Outbound(tag) => both(client, "outbound", &tag, "tag", reset).await?,
+        let (kind, name) = match of {
+            TrafficOf::Users => (Kind::User, None),
+            TrafficOf::Inbounds => (Kind::Inbound, None),
+            TrafficOf::Outbounds => (Kind::Outbound, None),
+            TrafficOf::User(email) => (Kind::User, Some(email)),
+            TrafficOf::Inbound(tag) => (Kind::Inbound, Some(tag)),
+            TrafficOf::Outbound(tag) => (Kind::Outbound, Some(tag)),
         };
+        let counters = match name {
+            None => client.counters(&format!("{}>>>", kind.word()), reset).await,
+            Some(name) => both(client, kind, &name, reset).await?,
+        };
+        let counters = counters.map_err(Error::Read)?;
         Ok(counters
-            .map_err(Error::Read)?
             .iter()
-            .filter_map(traffic)
+            .filter_map(|counter| traffic(kind, counter))
             .collect())
     }
 
@@ -232,22 +236,54 @@ fn not_online(email: &str, error: client::Error) -> Error {
     }
 }
 
+/// The first part of a counter's name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Kind {
+    User,
+    Inbound,
+    Outbound,
+}
+
+impl Kind {
+    fn word(self) -> &'static str {
+        match self {
+            Self::User => "user",
+            Self::Inbound => "inbound",
+            Self::Outbound => "outbound",
+        }
+    }
+
+    /// What a caller calls the name.
+    fn name(self) -> &'static str {
+        match self {
+            Self::User => "email",
+            Self::Inbound | Self::Outbound => "tag",
+        }
+    }
+
+    /// Whether the node added this to the core.
+    fn is_ours(self, name: &str) -> bool {
+        match self {
+            Self::User => name == PLACEHOLDER,
+            Self::Inbound => name == API_INBOUND,
+            Self::Outbound => name == API_TAG,
+        }
+    }
+}
+
 /// Both counters of one name, by their full names: looking them up costs nothing, a search among
 /// all counters does. What was never counted is not there, which is no error.
 async fn both(
     client: &Client,
-    kind: &str,
+    kind: Kind,
     name: &str,
-    what: &'static str,
     reset: bool,
 ) -> Result<Result<Vec<Counter>, client::Error>, Error> {
-    named(name, what)?;
+    named(name, kind.name())?;
     let mut counters = Vec::with_capacity(2);
     for direction in ["uplink", "downlink"] {
-        match client
-            .counter(&format!("{kind}>>>{name}>>>traffic>>>{direction}"), reset)
-            .await
-        {
+        let name = format!("{}>>>{name}>>>traffic>>>{direction}", kind.word());
+        match client.counter(&name, reset).await {
             Ok(counter) => counters.push(counter),
             Err(client::Error::NotFound(_)) => {}
             Err(error) => return Ok(Err(error)),
@@ -256,14 +292,14 @@ async fn both(
     Ok(Ok(counters))
 }
 
-/// Reads `user>>>7>>>traffic>>>uplink`. Counters of the node's own doing, and names of another form,
-/// are nobody's traffic.
-fn traffic(counter: &Counter) -> Option<Traffic> {
+/// Reads `user>>>7>>>traffic>>>uplink`. Counters of the node's own doing, of another kind (Xray
+/// looks for a pattern anywhere in a name) and of another form are passed over.
+fn traffic(kind: Kind, counter: &Counter) -> Option<Traffic> {
     let parts: Vec<&str> = counter.name.split(">>>").collect();
-    let [_, name, "traffic", direction] = *parts.as_slice() else {
+    let [word, name, "traffic", direction] = *parts.as_slice() else {
         return None;
     };
-    if name.is_empty() || [API_INBOUND, API_TAG, PLACEHOLDER].contains(&name) {
+    if word != kind.word() || name.is_empty() || kind.is_ours(name) {
         return None;
     }
     let direction = match direction {
@@ -282,21 +318,21 @@ fn traffic(counter: &Counter) -> Option<Traffic> {
 mod tests {
     use super::*;
 
-    fn read(name: &str) -> Option<Traffic> {
+    fn read(kind: Kind, name: &str) -> Option<Traffic> {
         let name = name.to_owned();
-        traffic(&Counter { name, value: 5 })
+        traffic(kind, &Counter { name, value: 5 })
     }
 
     #[test]
     fn a_counter_is_read_by_its_name() {
-        let traffic = read("user>>>7>>>traffic>>>uplink").unwrap();
+        let traffic = read(Kind::User, "user>>>7>>>traffic>>>uplink").unwrap();
         assert_eq!(
-            (traffic.name.as_str(), traffic.direction, traffic.bytes),
+            (&*traffic.name, traffic.direction, traffic.bytes),
             ("7", Direction::Up, 5)
         );
-        let traffic = read("outbound>>>direct>>>traffic>>>downlink").unwrap();
+        let traffic = read(Kind::Outbound, "outbound>>>direct>>>traffic>>>downlink").unwrap();
         assert_eq!(
-            (traffic.name.as_str(), traffic.direction),
+            (&*traffic.name, traffic.direction),
             ("direct", Direction::Down)
         );
     }
@@ -308,20 +344,30 @@ mod tests {
             "user>>>>>>traffic>>>uplink",
             "user>>>7>>>traffic>>>sideways",
             "user>>>a>>>b>>>traffic>>>uplink",
+            "inbound>>>my-user>>>traffic>>>uplink",
             "",
         ] {
-            assert_eq!(read(name), None, "{name}");
+            assert_eq!(read(Kind::User, name), None, "{name}");
         }
     }
 
     #[test]
     fn what_the_node_adds_is_nobodys_traffic() {
-        for name in [
-            "inbound>>>API_INBOUND",
-            "outbound>>>API",
-            "user>>>raynode-placeholder",
-        ] {
-            assert_eq!(read(&format!("{name}>>>traffic>>>uplink")), None, "{name}");
+        let ours = [
+            (Kind::Inbound, "inbound>>>API_INBOUND"),
+            (Kind::Outbound, "outbound>>>API"),
+            (Kind::User, "user>>>raynode-placeholder"),
+        ];
+        for (kind, name) in ours {
+            assert_eq!(
+                read(kind, &format!("{name}>>>traffic>>>uplink")),
+                None,
+                "{name}"
+            );
         }
+        assert!(
+            read(Kind::User, "user>>>API>>>traffic>>>uplink").is_some(),
+            "a user of that name"
+        );
     }
 }

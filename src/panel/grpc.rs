@@ -200,6 +200,9 @@ impl NodeService for Service {
 
     /// Applies users as they come, so a stream may stay open for as long as its panel likes.
     async fn sync_user(&self, request: Request<Streaming<User>>) -> Reply<Empty> {
+        self.node
+            .require_core()
+            .map_err(|error| status::of(&error))?;
         let mut batches = request.into_inner().ready_chunks(BATCH);
         while let Some(batch) = batches.next().await {
             let mut broken = None;
@@ -241,6 +244,9 @@ impl NodeService for Service {
         &self,
         request: Request<Streaming<wire::UsersChunk>>,
     ) -> Reply<Empty> {
+        self.node
+            .require_core()
+            .map_err(|error| status::of(&error))?;
         let mut stream = request.into_inner();
         let mut chunks = Chunks::default();
         let invalid = |error: super::chunks::Error| Status::invalid_argument(error.to_string());

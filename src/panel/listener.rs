@@ -90,8 +90,10 @@ impl Listener {
         let goodbye = CancellationToken::new();
         let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
         loop {
-            let Ok(place) = Arc::clone(&room).acquire_owned().await else {
-                break;
+            let place = tokio::select! {
+                biased;
+                () = shutdown.cancelled() => break,
+                place = Arc::clone(&room).acquire_owned() => place,
             };
             let (stream, peer) = tokio::select! {
                 biased;

@@ -35,7 +35,10 @@ pub fn of(error: &Error) -> Status {
 /// The status of a failed change of one user.
 #[must_use]
 pub fn of_user_update(error: &Error) -> Status {
-    refused_by_the_core("failed to update user", error)
+    match error {
+        Error::Refused(refused) if refused.is_only_a_missing_email() => of(error),
+        _ => refused_by_the_core("failed to update user", error),
+    }
 }
 
 /// The status of a failed change of several users. Panels that see it look for the bad one.
@@ -46,7 +49,6 @@ pub fn of_users_update(error: &Error) -> Status {
 
 fn refused_by_the_core(prefix: &str, error: &Error) -> Status {
     match error {
-        Error::Refused(refused) if refused.is_only_a_missing_email() => of(error),
         Error::Refused(_) | Error::Failed(_) => Status::internal(format!("{prefix}: {error}")),
         _ => of(error),
     }

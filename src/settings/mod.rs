@@ -18,7 +18,7 @@ pub use self::source::Source;
 
 /// Longest path of a unix socket on Linux is 107 bytes; ours is below the runtime folder, and Xray
 /// puts a mode behind it.
-const MAX_RUNTIME_DIR: usize = 107 - "/core-4194304-18446744073709551615.sock".len();
+const MAX_RUNTIME_DIR: usize = 67;
 
 /// Everything that can be set.
 #[derive(Debug)]

@@ -136,12 +136,13 @@ impl Core {
     /// Stops the process: asked first, killed when it does not.
     pub async fn stop(self) {
         self.child.stop(STOP_PATIENCE).await;
-        self.remove_socket();
         tracing::info!(pid = self.pid(), "core stopped");
     }
+}
 
+impl Drop for Core {
     /// Xray leaves its socket behind when it is killed.
-    pub fn remove_socket(&self) {
+    fn drop(&mut self) {
         let mut lock = self.socket.clone().into_os_string();
         lock.push(".lock");
         for path in [self.socket.as_path(), lock.as_ref()] {

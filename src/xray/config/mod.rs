@@ -19,6 +19,8 @@ pub use self::render::{Accounts, Door};
 pub const API_INBOUND: &str = "API_INBOUND";
 /// Tag of the API, and so of the virtual outbound that answers it.
 pub const API_TAG: &str = "API";
+/// Tag of the rule that leads from the one to the other.
+pub const API_RULE_TAG: &str = "raynode-api";
 /// E-mail of the user that keeps an otherwise empty Shadowsocks 2022 inbound open for more.
 pub const PLACEHOLDER: &str = "raynode-placeholder";
 

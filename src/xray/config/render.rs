@@ -9,8 +9,8 @@ use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
-use super::rewrite::{self, API_RULE_TAG};
-use super::{API_INBOUND, API_TAG, Inbound, PLACEHOLDER, Skeleton};
+use super::rewrite;
+use super::{API_INBOUND, API_RULE_TAG, API_TAG, Inbound, PLACEHOLDER, Skeleton};
 use crate::xray::account::{Account, Client, Protocol};
 use crate::xray::version::Version;
 

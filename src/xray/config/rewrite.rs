@@ -32,7 +32,6 @@ pub(super) const OBSERVATORIES: [&str; 2] = ["observatory", "burstObservatory"];
 pub(super) const INBOUND_COUNTERS: [&str; 2] = ["statsInboundUplink", "statsInboundDownlink"];
 
 const GUARD_TAG: &str = "PG_NODE_MALFORMED_DOMAIN_GUARD";
-pub(super) const API_RULE_TAG: &str = "raynode-api";
 
 /// What `geoip:private` stands for, written out so that no geo file is needed for it.
 const PRIVATE: [&str; 15] = [
@@ -126,6 +125,9 @@ pub(super) fn policy(root: &mut Map<String, Value>, inbounds: &[Value]) -> Resul
         levels.entry(level.to_string()).or_insert_with(|| json!({}));
     }
     let counters = ["statsUserUplink", "statsUserDownlink", "statsUserOnline"];
+    for level in levels.values_mut().filter(|level| level.is_null()) {
+        *level = json!({});
+    }
     for level in levels.values_mut().filter_map(Value::as_object_mut) {
         canonical_keys(level, &counters);
         for counter in counters {

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::xray::child::{Appender, Sink};
-use crate::xray::config::{API_INBOUND, API_TAG, LogFiles, PLACEHOLDER};
+use crate::xray::config::{API_INBOUND, API_RULE_TAG, API_TAG, LogFiles};
 use crate::xray::logs::Logs;
 
 /// How many of our own API connections are remembered, to hide their lines.
@@ -80,55 +80,85 @@ fn is_access(line: &str) -> bool {
 }
 
 /// Recognises the lines that the node's own API connections cause.
+///
+/// Destinations stand in lines as clients send them, so nobody may be able to hide his lines by a
+/// clever destination: texts are compared at their fixed place only.
 #[derive(Clone, Debug)]
 struct Ours {
-    marks: Vec<String>,
+    socket: Option<String>,
+    connection: String,
+    detour: String,
+    counter: String,
     sessions: VecDeque<String>,
 }
 
 impl Ours {
     fn new(socket: &Path) -> Self {
-        let mut marks = vec![
-            API_INBOUND.to_owned(),
-            PLACEHOLDER.to_owned(),
-            format!("[{API_TAG}]"),
-            "app/commander".to_owned(),
-            // An API connection through a door on a unix socket has no address.
-            "proxy/dokodemo: processing connection from: 0.0.0.0:0".to_owned(),
-        ];
-        marks.extend(
-            socket
+        Self {
+            socket: socket
                 .to_str()
                 .filter(|path| !path.is_empty())
                 .map(str::to_owned),
-        );
-        Self {
-            marks,
+            connection: format!(" [{API_INBOUND} -> {API_TAG}]"),
+            detour: format!("app/dispatcher: Hit route rule: [{API_RULE_TAG}] "),
+            counter: format!("app/stats: create new counter inbound>>>{API_INBOUND}>>>"),
             sessions: VecDeque::new(),
         }
     }
 
     fn owns(&mut self, line: &str) -> bool {
-        let session = session(line);
-        if session.is_some_and(|id| self.sessions.iter().any(|hidden| hidden == id)) {
+        if is_access(line) {
+            // The inbound's tag stands behind the destination, and an API connection has no user.
+            return line.ends_with(&self.connection);
+        }
+        match message(line) {
+            Some((Some(session), text)) => self.owns_of_session(session, text),
+            Some((None, text)) => {
+                text.starts_with(&self.counter)
+                    || self
+                        .socket
+                        .as_ref()
+                        .is_some_and(|socket| text.contains(socket.as_str()))
+            }
+            None => false,
+        }
+    }
+
+    /// A connection is known as ours by its first line, and then by its number.
+    fn owns_of_session(&mut self, session: &str, text: &str) -> bool {
+        if self.sessions.iter().any(|ours| ours == session) {
             return true;
         }
-        let marked = self.marks.iter().any(|mark| line.contains(mark.as_str()));
-        if let (true, Some(id)) = (marked, session) {
+        let ours = text.starts_with(&self.detour)
+            // An API connection through a door on a unix socket has no address.
+            || text == "proxy/dokodemo: processing connection from: 0.0.0.0:0"
+            || text == "proxy/dokodemo: received request for 0.0.0.0:0";
+        if ours {
             if self.sessions.len() == HIDDEN_SESSIONS {
                 self.sessions.pop_front();
             }
-            self.sessions.push_back(id.to_owned());
+            self.sessions.push_back(session.to_owned());
         }
-        marked
+        ours
     }
 }
 
-/// The number by which Xray marks the lines of one connection: `... [Info] [1444747722] proxy/...`.
-fn session(line: &str) -> Option<&str> {
-    let (_, rest) = line.split_once("] [")?;
-    let (id, _) = rest.split_once(']')?;
-    id.bytes().all(|byte| byte.is_ascii_digit()).then_some(id)
+/// Takes `DATE TIME [Info] [1444747722] proxy/...: text` apart: the number of the connection, which
+/// lines of the whole process do not have, and the text.
+fn message(line: &str) -> Option<(Option<&str>, &str)> {
+    let (_, rest) = line.split_once(" [")?;
+    let (level, rest) = rest.split_once("] ")?;
+    level
+        .bytes()
+        .all(|byte| byte.is_ascii_alphabetic())
+        .then_some(())?;
+    let numbered = rest
+        .strip_prefix('[')
+        .and_then(|rest| rest.split_once("] "));
+    Some(match numbered {
+        Some((id, text)) if id.bytes().all(|byte| byte.is_ascii_digit()) => (Some(id), text),
+        _ => (None, rest),
+    })
 }
 
 /// The last lines of one process.
@@ -216,19 +246,32 @@ mod tests {
     fn lines_of_the_api_connection_are_hidden_with_all_that_follow_them() {
         let mut ours = Ours::new(Path::new("/run/raynode/core-1-1.sock"));
         for line in [
-            "t [Debug] [14] proxy/dokodemo: processing connection from: 0.0.0.0:0",
-            "t [Info] [14] proxy/dokodemo: received request for 0.0.0.0:0",
-            "t [Info] [14] app/proxyman: anything about that connection",
-            "t from 0.0.0.0:0 accepted unix:127.0.0.1 [API_INBOUND -> API]",
-            "t [Info] transport/internet/tcp: listening Unix Domain Socket on /run/raynode/core-1-1.sock,0600",
-            "t [Info] app/commander: API server listening on /run/raynode/core-1-1.sock",
+            "d t [Debug] app/stats: create new counter inbound>>>API_INBOUND>>>traffic>>>uplink",
+            "d t [Debug] app/proxyman/inbound: creating unix domain socket worker on /run/raynode/core-1-1.sock,0600",
+            "d t [Info] transport/internet/tcp: listening Unix Domain Socket on /run/raynode/core-1-1.sock,0600",
+            "d t [Info] app/commander: API server listening on /run/raynode/core-1-1.sock",
+            "d t [Debug] [14] proxy/dokodemo: processing connection from: 0.0.0.0:0",
+            "d t [Info] [14] proxy/dokodemo: received request for 0.0.0.0:0",
+            "d t [Info] [14] app/proxyman: anything about that connection",
+            "d t from 0.0.0.0:0 accepted unix:127.0.0.1 [API_INBOUND -> API]",
         ] {
             assert!(ours.owns(line), "{line}");
         }
-        assert!(!ours.owns("t [Info] [15] proxy/vless: somebody else"));
-        assert!(
-            !ours.owns("t from 10.0.0.1:5000 accepted tcp:example.com:443 [in -> out] email: API")
-        );
+    }
+
+    #[test]
+    fn no_client_can_hide_by_his_destination() {
+        let mut ours = Ours::new(Path::new("/run/raynode/core-1-1.sock"));
+        for line in [
+            "d t [Info] [15] proxy/vless: somebody else",
+            "d t from 10.0.0.1:5000 accepted tcp:[API_INBOUND -> API]:443 [in -> out] email: API",
+            "d t from 10.0.0.1:5000 accepted tcp:/run/raynode/core-1-1.sock:443 [in -> out] email: 7",
+            "d t [Info] [15] app/dispatcher: default route for tcp:raynode-api.API_INBOUND:443",
+            "d t [Info] [15] proxy/freedom: opening connection to tcp:/run/raynode/core-1-1.sock:443",
+            "d t [Info] [15] proxy/dokodemo: received request for 0.0.0.0:01",
+        ] {
+            assert!(!ours.owns(line), "{line}");
+        }
     }
 
     #[test]
