@@ -285,7 +285,10 @@ async fn who_can_not_be_served_is_refused_by_name_and_nothing_changes() {
         (Code::Unknown, "email is required")
     );
 
-    let error = panel.sync_chunked(&[user("", &["vless"])], 10).await.unwrap_err();
+    let error = panel
+        .sync_chunked(&[user("", &["vless"])], 10)
+        .await
+        .unwrap_err();
     assert_eq!(error.message(), "failed to update users: email is required");
     assert_eq!(error.code(), Code::Internal);
 
