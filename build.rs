@@ -3,6 +3,8 @@
 use std::error::Error;
 use std::path::PathBuf;
 
+use prost::Message;
+
 /// The panel's contract.
 const SERVICE: &str = "proto/service.proto";
 
@@ -38,7 +40,10 @@ fn main() -> Result<(), Box<dyn Error>> {
             format!("crate::panel::wire::{ours}"),
         );
     }
-    service.compile_fds(protox::compile([SERVICE], ["proto"])?)?;
+    let descriptors = protox::compile([SERVICE], ["proto"])?;
+    let out = PathBuf::from(std::env::var("OUT_DIR")?);
+    std::fs::write(out.join("service.descriptors"), descriptors.encode_to_vec())?;
+    service.compile_fds(descriptors)?;
 
     tonic_prost_build::configure()
         .build_server(false)

@@ -5,16 +5,22 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use tokio::signal::unix::Signal;
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use uuid::Uuid;
 
 use crate::node::{Node, Running};
+use crate::panel::client_cert::{self, ClientCertificates};
+use crate::panel::front::Front;
 use crate::panel::gate::Gate;
 use crate::panel::listener::Listener;
-use crate::panel::{Keys, grpc, tls};
-use crate::settings::{Secret, Settings};
+use crate::panel::reload::{Current, Files};
+use crate::panel::rest::Rest;
+use crate::panel::{Keys, NamedKey, grpc, health, reflection, tls};
+use crate::settings::{Protocols, Secret, Settings};
 use crate::xray::core::Launcher;
 use crate::xray::leftover;
 use crate::xray::logs::Logs;
@@ -46,6 +52,15 @@ pub enum Error {
         /// Why.
         #[source]
         source: rustls::Error,
+    },
+    /// The clients' certificates can't be used.
+    #[error("{}: {source}; it has to hold the certificates of the panels, PEM", .path.display())]
+    Clients {
+        /// Where they are.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: client_cert::Unusable,
     },
     /// The port can't be had.
     #[error(
@@ -85,7 +100,10 @@ impl std::fmt::Debug for Pairing {
 pub struct App {
     pairing: Pairing,
     listener: Listener,
-    keys: Arc<Keys>,
+    keys: Keys,
+    certificate: Arc<Current>,
+    files: Files,
+    protocols: Protocols,
     node: Node,
     running: Running,
     _lock: std::fs::File,
@@ -106,16 +124,37 @@ impl App {
             Some(Secret(key)) => key,
             None => identity::api_key(&settings.state_dir)?,
         };
+        let mut keys = vec![NamedKey {
+            name: "API_KEY".to_owned(),
+            key: api_key,
+        }];
+        if let Some(path) = &settings.api_keys_file {
+            let more = identity::keys_file(path)?.into_iter();
+            keys.extend(more.map(|(name, key)| NamedKey { name, key }));
+        }
         let certificate = identity::certificate(
             &settings.certificate,
             &settings.certificate_key,
             &settings.certificate_names,
         )?;
         let fingerprint = certificate.fingerprint();
-        let tls = tls::acceptor(certificate).map_err(|source| Error::Certificate {
+        let fail = |source| Error::Certificate {
             path: settings.certificate.clone(),
             source,
-        })?;
+        };
+        let certificate = Arc::new(Current::new(certificate).map_err(fail)?);
+        let clients = match &settings.client_certificates {
+            Some(path) => Some(
+                ClientCertificates::from_file(path, settings.require_client_certificate).map_err(
+                    |source| Error::Clients {
+                        path: path.clone(),
+                        source,
+                    },
+                )?,
+            ),
+            None => None,
+        };
+        let tls = tls::acceptor(Arc::clone(&certificate), clients).map_err(fail)?;
         let address = settings.listen;
         let fail = |source| Error::Listen { address, source };
         let listener = Listener::bind(address, tls).await.map_err(fail)?;
@@ -133,6 +172,10 @@ impl App {
             Err(error) => tracing::warn!(%error, "there is no xray that could be started"),
         }
         let (node, running) = Node::spawn(launcher);
+        let files = Files {
+            certificate: settings.certificate.clone(),
+            key: settings.certificate_key,
+        };
         let pairing = Pairing {
             address,
             api_key,
@@ -142,7 +185,10 @@ impl App {
         Ok(Self {
             pairing,
             listener,
-            keys: Arc::new(Keys::new(api_key)),
+            keys: Keys::new(keys),
+            certificate,
+            files,
+            protocols: settings.protocols,
             node,
             running,
             _lock: lock,
@@ -156,11 +202,25 @@ impl App {
     }
 
     /// Serves until `shutdown`, then lets replies out, closes connections, and stops the core.
-    pub async fn run(self, shutdown: CancellationToken) {
+    /// Each `hangup` reads the certificate anew, as a change of its files does.
+    pub async fn run(self, hangup: Signal, shutdown: CancellationToken) {
         tracing::info!(address = %self.pairing.address, "serving panels");
         let replies = TaskTracker::new();
-        let routes = Routes::new(grpc::Service::new(self.node.clone(), shutdown.clone())).prepare();
-        let service = Gate::new(routes, self.keys, self.node, replies.clone());
+        let service = grpc::Service::new(self.node.clone(), shutdown.clone());
+        let (health, reporter) = health::service();
+        let mut routes = Routes::new(service.clone().into_server()).add_service(health);
+        match (reflection::v1(), reflection::v1alpha()) {
+            (Ok(v1), Ok(v1alpha)) => routes = routes.add_service(v1).add_service(v1alpha),
+            (Err(error), _) | (_, Err(error)) => {
+                tracing::error!(%error, "reflection can't be served");
+            }
+        }
+        let routes = routes.prepare();
+        let mut tasks = JoinSet::new();
+        tasks.spawn(reporter.follow(self.node.clone()));
+        tasks.spawn(self.files.watch(self.certificate, hangup));
+        let front = Front::new(routes, Rest::new(service), self.protocols);
+        let service = Gate::new(front, self.keys, self.node, replies.clone());
         self.listener.serve(service, replies, shutdown).await;
         self.running.stop().await;
         tracing::info!("stopped");

@@ -16,4 +16,8 @@ pub mod service {
     tonic::include_proto!("service");
 }
 
+/// The descriptors of `proto/service.proto`, encoded: what reflection shows and JSON is mapped by.
+pub const SERVICE_DESCRIPTORS: &[u8] =
+    include_bytes!(concat!(env!("OUT_DIR"), "/service.descriptors"));
+
 tonic::include_proto!("xray");

@@ -54,6 +54,10 @@ async fn serve(settings: Settings, show_pairing: bool) -> ExitCode {
         Ok(stop) => stop,
         Err(error) => return failed(&format!("signals can't be received: {error}")),
     };
+    let hangup = match signal(SignalKind::hangup()) {
+        Ok(hangup) => hangup,
+        Err(error) => return failed(&format!("signals can't be received: {error}")),
+    };
     let app = match App::build(settings).await {
         Ok(app) => app,
         Err(error) => return failed(&error.to_string()),
@@ -66,7 +70,7 @@ async fn serve(settings: Settings, show_pairing: bool) -> ExitCode {
         stop.await;
         asked.cancel();
     });
-    app.run(shutdown).await;
+    app.run(hangup, shutdown).await;
     signals.abort();
     ExitCode::SUCCESS
 }

@@ -79,6 +79,14 @@ pub fn certificate(
             });
         }
     }
+    load_certificate(certificate, key)
+}
+
+/// The pair at these places, which has to be there.
+///
+/// # Errors
+/// When one can't be read or is not what it should be.
+pub fn load_certificate(certificate: &Path, key: &Path) -> Result<Certificate, Error> {
     let unusable = |path: &Path, reason: String| Error::Unusable {
         path: path.to_owned(),
         reason,

@@ -2,9 +2,11 @@
 
 mod api_key;
 mod certificate;
+mod keys_file;
 
 pub use self::api_key::api_key;
-pub use self::certificate::{Certificate, certificate};
+pub use self::certificate::{Certificate, certificate, load_certificate};
+pub use self::keys_file::keys_file;
 
 use std::io;
 use std::path::PathBuf;

@@ -251,6 +251,12 @@ impl Node {
         }
     }
 
+    /// Waits until something about the session or the core has changed; `false` when nothing ever
+    /// will again.
+    pub async fn changed(&mut self) -> bool {
+        self.state.changed().await.is_ok()
+    }
+
     /// Fails unless a panel has control and its core serves.
     ///
     /// # Errors

@@ -1,18 +1,56 @@
 //! Who may call.
 
-use http::HeaderMap;
+use http::{HeaderMap, StatusCode};
 use subtle::ConstantTimeEq;
 use tonic::Status;
 use uuid::Uuid;
 
-/// What opens the node.
+use super::rest::Refusal;
+
+/// What opens the node: keys, each with a name for the log.
 pub struct Keys {
-    api_key: Uuid,
+    keys: Vec<NamedKey>,
+}
+
+/// A key and what the operator calls it.
+#[derive(Clone, PartialEq, Eq)]
+pub struct NamedKey {
+    /// Its name, which may be shown.
+    pub name: String,
+    /// The key, which may not.
+    pub key: Uuid,
+}
+
+impl std::fmt::Debug for NamedKey {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_tuple("NamedKey").field(&self.name).finish()
+    }
 }
 
 impl std::fmt::Debug for Keys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str("Keys(hidden)")
+        f.debug_list().entries(&self.keys).finish()
+    }
+}
+
+/// What a caller has shown.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Shown {
+    /// The key of this name.
+    Key(String),
+    /// The id of the session that is in force.
+    Session,
+    /// A certificate that is trusted.
+    Certificate,
+}
+
+impl std::fmt::Display for Shown {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Key(name) => write!(f, "key {name}"),
+            Self::Session => f.write_str("session id"),
+            Self::Certificate => f.write_str("client certificate"),
+        }
     }
 }
 
@@ -29,54 +67,79 @@ pub(super) enum Denied {
     Mismatch,
     #[error("session id mismatch")]
     OtherSession,
+    #[error("please connect first")]
+    NoSession,
+}
+
+impl Denied {
+    /// REST clients know an empty key as a missing one.
+    pub(super) fn over_rest(self, headers: &HeaderMap) -> Self {
+        match headers.get("x-api-key") {
+            Some(value) if value.is_empty() && self == Self::NoUuid => Self::Missing,
+            _ => self,
+        }
+    }
 }
 
 impl From<Denied> for Status {
     fn from(denied: Denied) -> Self {
         let text = denied.to_string();
         match denied {
-            Denied::Missing => Self::unauthenticated(text),
+            Denied::Missing | Denied::NoSession => Self::unauthenticated(text),
             Denied::NoUuid | Denied::NoBearer => Self::invalid_argument(text),
             Denied::Mismatch | Denied::OtherSession => Self::permission_denied(text),
         }
     }
 }
 
+impl From<Denied> for Refusal {
+    fn from(denied: Denied) -> Self {
+        let status = match denied {
+            Denied::Missing => StatusCode::UNAUTHORIZED,
+            Denied::NoSession => StatusCode::TOO_EARLY,
+            Denied::NoUuid | Denied::NoBearer => StatusCode::UNPROCESSABLE_ENTITY,
+            Denied::Mismatch | Denied::OtherSession => StatusCode::FORBIDDEN,
+        };
+        Self::new(status, denied.to_string())
+    }
+}
+
 impl Keys {
-    /// One key.
+    /// These keys; any one of them opens.
     #[must_use]
-    pub fn new(api_key: Uuid) -> Self {
-        Self { api_key }
+    pub fn new(keys: Vec<NamedKey>) -> Self {
+        Self { keys }
     }
 
-    /// Lets a caller in who shows the API key (`x-api-key`, or `authorization: Bearer`) or the id
-    /// of the session that is in force (`authorization: Bearer`). Any one that is right is enough.
-    pub(super) fn admit(&self, headers: &HeaderMap, session: Option<Uuid>) -> Result<(), Denied> {
+    /// Lets a caller in who shows a key (`x-api-key`, or `authorization: Bearer`) or the id of the
+    /// session that is in force (`authorization: Bearer`). Any one that is right is enough.
+    pub(super) fn admit(
+        &self,
+        headers: &HeaderMap,
+        session: Option<Uuid>,
+    ) -> Result<Shown, Denied> {
         let by_key = headers
             .get("x-api-key")
             .map(|value| self.admit_key(value.as_bytes()));
-        if by_key == Some(Ok(())) {
-            return Ok(());
+        if let Some(Ok(shown)) = by_key {
+            return Ok(shown);
         }
         let by_bearer = headers
             .get("authorization")
             .map(|value| self.admit_bearer(value.as_bytes(), session));
-        if by_bearer == Some(Ok(())) {
-            return Ok(());
+        match (by_key, by_bearer) {
+            (_, Some(Ok(shown))) => Ok(shown),
+            (Some(denied), _) | (None, Some(denied)) => denied,
+            (None, None) => Err(Denied::Missing),
         }
-        by_key.or(by_bearer).unwrap_or(Err(Denied::Missing))
     }
 
-    fn admit_key(&self, value: &[u8]) -> Result<(), Denied> {
+    fn admit_key(&self, value: &[u8]) -> Result<Shown, Denied> {
         let shown = Uuid::try_parse_ascii(value).map_err(|_| Denied::NoUuid)?;
-        if same(shown, self.api_key) {
-            Ok(())
-        } else {
-            Err(Denied::Mismatch)
-        }
+        self.find(shown).ok_or(Denied::Mismatch)
     }
 
-    fn admit_bearer(&self, value: &[u8], session: Option<Uuid>) -> Result<(), Denied> {
+    fn admit_bearer(&self, value: &[u8], session: Option<Uuid>) -> Result<Shown, Denied> {
         let text = std::str::from_utf8(value).map_err(|_| Denied::NoBearer)?;
         let mut words = text.split_whitespace();
         let (Some(scheme), Some(token), None) = (words.next(), words.next(), words.next()) else {
@@ -87,13 +150,21 @@ impl Keys {
         }
         let shown = Uuid::try_parse(token).map_err(|_| Denied::NoBearer)?;
         // Both are always compared, so that the time taken tells nothing.
-        let is_key = same(shown, self.api_key);
+        let key = self.find(shown);
         let is_session = session.is_some_and(|session| same(shown, session));
-        if is_key | is_session {
-            Ok(())
-        } else {
-            Err(Denied::OtherSession)
+        key.or(is_session.then_some(Shown::Session))
+            .ok_or(Denied::OtherSession)
+    }
+
+    /// Every key is compared, so that the time taken tells nothing.
+    fn find(&self, shown: Uuid) -> Option<Shown> {
+        let mut found = None;
+        for NamedKey { name, key } in &self.keys {
+            if same(shown, *key) {
+                found = Some(Shown::Key(name.clone()));
+            }
         }
+        found
     }
 }
 
@@ -107,13 +178,22 @@ mod tests {
 
     const KEY: Uuid = Uuid::from_u128(0x0b0e_1b9a_2d0d_4a0c_9a4b_6f3c_1f0f_2d11);
     const SESSION: Uuid = Uuid::from_u128(0x7777_1b9a_2d0d_4a0c_9a4b_6f3c_1f0f_2d11);
+    const NEW: Uuid = Uuid::from_u128(0x2222_1b9a_2d0d_4a0c_9a4b_6f3c_1f0f_2d11);
     const OTHER: Uuid = Uuid::from_u128(0x1111_1b9a_2d0d_4a0c_9a4b_6f3c_1f0f_2d11);
 
-    fn admit(headers: &[(&'static str, String)]) -> Result<(), Denied> {
+    fn keys() -> Keys {
+        let named = |name: &str, key| NamedKey {
+            name: name.to_owned(),
+            key,
+        };
+        Keys::new(vec![named("old", KEY), named("new", NEW)])
+    }
+
+    fn admit(headers: &[(&'static str, String)]) -> Result<Shown, Denied> {
         let headers = headers
             .iter()
             .map(|(name, value)| (http::HeaderName::from_static(name), value.parse().unwrap()));
-        Keys::new(KEY).admit(&headers.collect(), Some(SESSION))
+        keys().admit(&headers.collect(), Some(SESSION))
     }
 
     #[test]
@@ -124,22 +204,28 @@ mod tests {
             KEY.urn().to_string(),
             KEY.braced().to_string().to_uppercase(),
         ] {
-            assert_eq!(admit(&[("x-api-key", key)]), Ok(()));
+            assert_eq!(
+                admit(&[("x-api-key", key)]),
+                Ok(Shown::Key("old".to_owned()))
+            );
         }
+        let new = Ok(Shown::Key("new".to_owned()));
+        assert_eq!(admit(&[("x-api-key", NEW.to_string())]), new);
     }
 
     #[test]
     fn key_and_session_open_as_a_bearer() {
-        assert_eq!(admit(&[("authorization", format!("Bearer {KEY}"))]), Ok(()));
+        let key = Ok(Shown::Key("old".to_owned()));
+        assert_eq!(admit(&[("authorization", format!("Bearer {KEY}"))]), key);
         assert_eq!(
             admit(&[("authorization", format!("Bearer {SESSION}"))]),
-            Ok(())
+            Ok(Shown::Session)
         );
         let both = [
             ("x-api-key", OTHER.to_string()),
             ("authorization", format!("Bearer {SESSION}")),
         ];
-        assert_eq!(admit(&both), Ok(()));
+        assert_eq!(admit(&both), Ok(Shown::Session));
     }
 
     #[test]
@@ -188,9 +274,6 @@ mod tests {
             "authorization",
             format!("Bearer {SESSION}").parse().unwrap(),
         );
-        assert_eq!(
-            Keys::new(KEY).admit(&headers, None),
-            Err(Denied::OtherSession)
-        );
+        assert_eq!(keys().admit(&headers, None), Err(Denied::OtherSession));
     }
 }

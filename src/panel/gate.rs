@@ -1,21 +1,35 @@
 //! What every call passes, whichever method it names: authentication, the pulse of the session,
 //! and the count of replies that must get out before the node ends.
 
+use std::convert::Infallible;
+use std::net::IpAddr;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
+use std::time::{Duration, Instant};
 
-use http::{Request, Response};
-use http_body::{Body, Frame, SizeHint};
+use futures_util::FutureExt;
+use http::request::Parts;
+use http::{Extensions, Request, Response, StatusCode};
+use http_body::{Frame, SizeHint};
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
+use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::Service;
 
-use super::auth::Keys;
+use super::auth::{Denied, Keys, Shown};
+use super::client_cert::Certified;
+use super::front::{self, Front};
+use super::health;
+use super::rest::Refusal;
+use super::throttle::Throttle;
 use crate::node::Node;
 
+/// The call that takes control.
+const START: &str = "/service.NodeService/Start";
 /// What tonic says of a message above the limit. Go servers answer `RESOURCE_EXHAUSTED`, and so do
 /// we: panels know that code.
 const TOO_LARGE: &str = "message length too large";
@@ -34,64 +48,71 @@ impl Admitted {
 
 /// Wraps the service that answers.
 #[derive(Clone, Debug)]
-pub struct Gate<S> {
-    inner: S,
-    keys: Arc<Keys>,
-    node: Node,
-    replies: TaskTracker,
+pub struct Gate {
+    front: Front,
+    guard: Arc<Guard>,
 }
 
-impl<S> Gate<S> {
-    /// Lets those callers through to `inner` who show one of `keys`. Whoever waits for `replies`
+/// What all connections share.
+#[derive(Debug)]
+struct Guard {
+    keys: Keys,
+    node: Node,
+    replies: TaskTracker,
+    throttle: Mutex<Throttle>,
+}
+
+impl Gate {
+    /// Lets those callers through to `front` who show one of `keys`. Whoever waits for `replies`
     /// waits until the last one has left.
-    pub fn new(inner: S, keys: Arc<Keys>, node: Node, replies: TaskTracker) -> Self {
-        Self {
-            inner,
+    #[must_use]
+    pub fn new(front: Front, keys: Keys, node: Node, replies: TaskTracker) -> Self {
+        let guard = Guard {
             keys,
             node,
             replies,
+            throttle: Mutex::default(),
+        };
+        Self {
+            front,
+            guard: Arc::new(guard),
         }
     }
 }
 
-impl<S, B, R> Service<Request<B>> for Gate<S>
-where
-    S: Service<Request<B>, Response = Response<R>> + Clone + Send + 'static,
-    S::Future: Send,
-    B: Send + 'static,
-    R: Body + Default + Send + 'static,
-{
-    type Response = Response<Counted<R>>;
-    type Error = S::Error;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, S::Error>> + Send>>;
+impl Service<Request<Body>> for Gate {
+    type Response = Response<Counted>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
 
-    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), S::Error>> {
-        self.inner.poll_ready(cx)
+    fn poll_ready(&mut self, cx: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        self.front.poll_ready(cx)
     }
 
-    fn call(&mut self, request: Request<B>) -> Self::Future {
-        let session = self.node.session().map(|session| session.id());
-        if let Err(denied) = self.keys.admit(request.headers(), session) {
-            tracing::debug!(path = request.uri().path(), reason = %denied, "turned a caller away");
-            let response = Status::from(denied).into_http::<R>();
-            return Box::pin(async { Ok(response.map(Counted::uncounted)) });
-        }
-        if let Some(admitted) = request.extensions().get::<Arc<Admitted>>() {
-            admitted.0.store(true, Ordering::Relaxed);
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let guard = Arc::clone(&self.guard);
+        if let Err(denied) = guard.admit(&request) {
+            let (head, _) = request.into_parts();
+            return Box::pin(async move { Ok(guard.turn_away(denied, &head).await) });
         }
         // A log goes on for as long as somebody looks at it: nobody waits for its end.
-        let endless = request.uri().path().ends_with("/GetLogs");
-        let token = (!endless).then(|| self.replies.token());
-        let node = self.node.clone();
+        let path = request.uri().path().trim_end_matches('/');
+        let endless = path.ends_with("/GetLogs") || path == "/logs" || path.ends_with("/Watch");
+        let token = (!endless).then(|| guard.replies.token());
+        let grpc = front::is_grpc(request.headers());
         // The clone is not ready yet; the one that was asked is.
-        let ready = self.inner.clone();
-        let call = std::mem::replace(&mut self.inner, ready).call(request);
+        let ready = self.front.clone();
+        let call = std::mem::replace(&mut self.front, ready).call(request);
         Box::pin(async move {
-            let response = call.await?;
+            let Ok(response) = AssertUnwindSafe(call).catch_unwind().await else {
+                return Ok(after_a_panic(grpc).map(Counted::uncounted));
+            };
+            let response = response?;
             let response = match Status::from_header_map(response.headers()) {
                 Some(status) if status.code() != Code::Ok => as_go_says_it(&status, response),
+                _ if !response.status().is_success() => response,
                 _ => {
-                    node.touch();
+                    guard.node.touch();
                     response
                 }
             };
@@ -103,7 +124,80 @@ where
     }
 }
 
-fn as_go_says_it<R: Default>(status: &Status, response: Response<R>) -> Response<R> {
+impl Guard {
+    /// Whether this request may pass. Only a key or a session lets one pass, except for the one call
+    /// that probes make without.
+    fn admit(&self, request: &Request<Body>) -> Result<(), Denied> {
+        let path = request.uri().path();
+        if path == health::CHECK {
+            return Ok(());
+        }
+        let is_start = path == START || path.trim_end_matches('/') == "/start";
+        let session = self.node.session().map(|session| session.id());
+        let certified = request.extensions().get::<Certified>().is_some();
+        let shown = match self.keys.admit(request.headers(), session) {
+            Ok(shown) => shown,
+            // Panels of the session generations have no key: their certificate opens a session.
+            Err(_) if certified && is_start => Shown::Certificate,
+            Err(Denied::OtherSession | Denied::Missing) if certified && session.is_none() => {
+                return Err(Denied::NoSession);
+            }
+            Err(denied) => return Err(denied),
+        };
+        if is_start {
+            let peer = peer(request.extensions()).map(tracing::field::display);
+            tracing::info!(%shown, peer, "a panel sends a start");
+        }
+        if let Some(admitted) = request.extensions().get::<Arc<Admitted>>() {
+            admitted.0.store(true, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+
+    /// Tells a caller why, after the wait that his address has earned.
+    async fn turn_away(&self, denied: Denied, head: &Parts) -> Response<Counted> {
+        let now = Instant::now();
+        let (wait, report) = {
+            let mut throttle = self.throttle.lock().unwrap_or_else(PoisonError::into_inner);
+            let wait =
+                peer(&head.extensions).map_or(Duration::ZERO, |peer| throttle.failed(peer, now));
+            (wait, throttle.report(now))
+        };
+        if let Some(count) = report {
+            let peer = peer(&head.extensions).map(tracing::field::display);
+            tracing::warn!(count, last = peer, reason = %denied, "turned callers away");
+        }
+        tokio::time::sleep(wait).await;
+        let response = if front::is_grpc(&head.headers) {
+            Status::from(denied).into_http()
+        } else {
+            Refusal::from(denied.over_rest(&head.headers)).into_response()
+        };
+        response.map(Counted::uncounted)
+    }
+}
+
+/// Who calls, as the listener has seen it.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub IpAddr);
+
+fn peer(extensions: &Extensions) -> Option<IpAddr> {
+    extensions.get::<Peer>().map(|peer| peer.0)
+}
+
+/// The caller gets a number that the log has, too; what went wrong is none of his business.
+fn after_a_panic(grpc: bool) -> Response<Body> {
+    let id = format!("{:08x}", rand::random::<u32>());
+    tracing::error!(id, "a call panicked");
+    let text = format!("internal error {id}: the node's log says more");
+    if grpc {
+        Status::internal(text).into_http()
+    } else {
+        Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
+    }
+}
+
+fn as_go_says_it(status: &Status, response: Response<Body>) -> Response<Body> {
     if status.code() == Code::OutOfRange && status.message().contains(TOO_LARGE) {
         return Status::resource_exhausted(status.message()).into_http();
     }
@@ -112,25 +206,25 @@ fn as_go_says_it<R: Default>(status: &Status, response: Response<R>) -> Response
 
 /// A reply that counts as being on its way until its last byte is handed over.
 #[derive(Debug)]
-pub struct Counted<R> {
-    body: R,
+pub struct Counted {
+    body: Body,
     _token: Option<TaskTrackerToken>,
 }
 
-impl<R> Counted<R> {
-    fn uncounted(body: R) -> Self {
+impl Counted {
+    fn uncounted(body: Body) -> Self {
         Self { body, _token: None }
     }
 }
 
-impl<R: Body + Unpin> Body for Counted<R> {
-    type Data = R::Data;
-    type Error = R::Error;
+impl http_body::Body for Counted {
+    type Data = bytes::Bytes;
+    type Error = Status;
 
     fn poll_frame(
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
-    ) -> Poll<Option<Result<Frame<R::Data>, R::Error>>> {
+    ) -> Poll<Option<Result<Frame<bytes::Bytes>, Status>>> {
         Pin::new(&mut self.body).poll_frame(cx)
     }
 

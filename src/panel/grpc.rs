@@ -29,10 +29,61 @@ pub struct Service {
 impl Service {
     /// Serves `node`; open log streams end with `shutdown`.
     #[must_use]
-    pub fn new(node: Node, shutdown: CancellationToken) -> NodeServiceServer<Self> {
-        NodeServiceServer::new(Self { node, shutdown })
+    pub fn new(node: Node, shutdown: CancellationToken) -> Self {
+        Self { node, shutdown }
+    }
+
+    /// The service as gRPC serves it.
+    #[must_use]
+    pub fn into_server(self) -> NodeServiceServer<Self> {
+        NodeServiceServer::new(self)
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE)
+    }
+
+    /// The core's log, line by line, until the node ends.
+    pub(super) fn log(&self) -> Result<impl Stream<Item = String> + Send + use<>, Status> {
+        let log = self.node.logs().map_err(|error| status::of(&error))?;
+        let lines = stream::unfold(log, |mut log| async { Some((log.next().await?, log)) });
+        Ok(lines.take_until(self.shutdown.clone().cancelled_owned()))
+    }
+
+    /// Fails without a session.
+    pub(super) fn require_session(&self) -> Result<(), Status> {
+        match self.node.session() {
+            Some(_) => Ok(()),
+            None => Err(status::of(&crate::node::Error::NotInitialized)),
+        }
+    }
+
+    /// Changes one user.
+    pub(super) async fn change_user(&self, user: User) -> Reply<Empty> {
+        let users = Box::new(std::iter::once(Ok(wire::user(user))));
+        self.node
+            .update_users(users, false)
+            .await
+            .map_err(|error| status::of_user_update(&error))?;
+        Ok(Response::new(Empty {}))
+    }
+
+    /// Changes the users that the chunks list.
+    pub(super) async fn update_chunked(&self, chunks: Chunks) -> Reply<Empty> {
+        let users = chunks
+            .into_users()
+            .map_err(|error| Status::invalid_argument(error.to_string()))?;
+        self.node
+            .update_users(wire::users(users), true)
+            .await
+            .map_err(|error| status::of_users_update(&error))?;
+        Ok(Response::new(Empty {}))
+    }
+
+    async fn stats_of(&self, kind: StatType, request: Request<StatRequest>) -> Reply<StatResponse> {
+        let request = StatRequest {
+            r#type: kind.into(),
+            ..request.into_inner()
+        };
+        self.get_stats(Request::new(request)).await
     }
 }
 
@@ -84,13 +135,9 @@ impl NodeService for Service {
     }
 
     async fn get_logs(&self, _: Request<Empty>) -> Reply<Self::GetLogsStream> {
-        let log = self.node.logs().map_err(|error| status::of(&error))?;
-        let lines = stream::unfold(log, |mut log| async {
-            let detail = log.next().await?;
-            Some((Ok(Log { detail }), log))
-        });
-        let end = self.shutdown.clone().cancelled_owned();
-        Ok(Response::new(Box::pin(lines.take_until(end))))
+        Ok(Response::new(Box::pin(
+            self.log()?.map(|detail| Ok(Log { detail })),
+        )))
     }
 
     async fn get_system_stats(&self, _: Request<Empty>) -> Reply<SystemStatsResponse> {
@@ -249,19 +296,66 @@ impl NodeService for Service {
             .map_err(|error| status::of(&error))?;
         let mut stream = request.into_inner();
         let mut chunks = Chunks::default();
-        let invalid = |error: super::chunks::Error| Status::invalid_argument(error.to_string());
         while !chunks.is_complete() {
             let Some(chunk) = stream.message().await? else {
                 break;
             };
-            chunks.add(chunk).map_err(invalid)?;
+            chunks
+                .add(chunk)
+                .map_err(|error| Status::invalid_argument(error.to_string()))?;
         }
-        let users = wire::users(chunks.into_users().map_err(invalid)?);
-        self.node
-            .update_users(users, true)
-            .await
-            .map_err(|error| status::of_users_update(&error))?;
-        Ok(Response::new(Empty {}))
+        self.update_chunked(chunks).await
+    }
+
+    async fn get_outbounds_stats(&self, request: Request<StatRequest>) -> Reply<StatResponse> {
+        self.stats_of(StatType::Outbounds, request).await
+    }
+
+    async fn get_outbound_stats(&self, request: Request<StatRequest>) -> Reply<StatResponse> {
+        self.stats_of(StatType::Outbound, request).await
+    }
+
+    async fn get_inbounds_stats(&self, request: Request<StatRequest>) -> Reply<StatResponse> {
+        self.stats_of(StatType::Inbounds, request).await
+    }
+
+    async fn get_inbound_stats(&self, request: Request<StatRequest>) -> Reply<StatResponse> {
+        self.stats_of(StatType::Inbound, request).await
+    }
+
+    async fn get_users_stats(&self, request: Request<StatRequest>) -> Reply<StatResponse> {
+        self.stats_of(StatType::UsersStat, request).await
+    }
+
+    async fn get_user_stats(&self, request: Request<StatRequest>) -> Reply<StatResponse> {
+        self.stats_of(StatType::UserStat, request).await
+    }
+
+    async fn get_user_online_stat(
+        &self,
+        request: Request<StatRequest>,
+    ) -> Reply<OnlineStatResponse> {
+        self.get_user_online_stats(request).await
+    }
+
+    async fn get_node_stats(&self, request: Request<Empty>) -> Reply<SystemStatsResponse> {
+        self.get_system_stats(request).await
+    }
+
+    async fn add_user(&self, request: Request<User>) -> Reply<Empty> {
+        self.change_user(request.into_inner()).await
+    }
+
+    async fn update_user(&self, request: Request<User>) -> Reply<Empty> {
+        self.change_user(request.into_inner()).await
+    }
+
+    async fn remove_user(&self, request: Request<User>) -> Reply<Empty> {
+        let user = User {
+            inbounds: Vec::new(),
+            ..request.into_inner()
+        };
+        self.change_user(user).await
     }
 }
 

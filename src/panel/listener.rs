@@ -1,28 +1,34 @@
 //! The port: accepts, encrypts, serves, and lets go in order.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::{Request, Response};
+use http::Request;
 use hyper::body::Incoming;
-use hyper::server::conn::http2;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
+use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
+use tonic::body::Body;
 use tower::ServiceExt;
 
-use super::gate::Admitted;
+use super::client_cert::Certified;
+use super::gate::{Admitted, Gate, Peer};
 
 /// How long a client may take for the TLS handshake.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
 /// How long a connection may live without anybody showing a key on it.
 const ADMISSION_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a client of HTTP/1.1 may take for the head of a request, and be silent between two.
+const HEADER_DEADLINE: Duration = Duration::from_secs(75);
+/// How much room the head of a request gets.
+const MAX_HEADERS: u32 = 64 << 10;
 /// How many connections there may be; a panel needs a handful.
 const MAX_CONNECTIONS: usize = 1024;
 /// How many calls one connection may have open at once.
@@ -77,15 +83,7 @@ impl Listener {
     /// Serves until `shutdown`; returns when every connection is closed. `replies` are those that
     /// are on their way; they are waited for before any client is told to go, because one that is
     /// told may hang up at once and lose what it has asked for.
-    pub async fn serve<S, B>(self, service: S, replies: TaskTracker, shutdown: CancellationToken)
-    where
-        S: tower::Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
-        S::Future: Send,
-        S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-        B: http_body::Body + Send + 'static,
-        B::Data: Send,
-        B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    {
+    pub async fn serve(self, service: Gate, replies: TaskTracker, shutdown: CancellationToken) {
         let connections = TaskTracker::new();
         let goodbye = CancellationToken::new();
         let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -110,7 +108,8 @@ impl Listener {
             let (tls, service, goodbye) = (self.tls.clone(), service.clone(), goodbye.clone());
             connections.spawn(async move {
                 let _place = place;
-                if let Err(error) = connection(stream, tls, service, goodbye).await {
+                let peer = peer.ip();
+                if let Err(error) = connection(stream, peer, tls, service, goodbye).await {
                     tracing::debug!(%peer, error, "a connection ended");
                 }
             });
@@ -137,20 +136,13 @@ impl Listener {
     }
 }
 
-async fn connection<S, B>(
+async fn connection(
     stream: TcpStream,
+    peer: IpAddr,
     tls: TlsAcceptor,
-    service: S,
+    service: Gate,
     goodbye: CancellationToken,
-) -> Result<(), String>
-where
-    S: tower::Service<Request<Incoming>, Response = Response<B>> + Clone + Send + 'static,
-    S::Future: Send,
-    S::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-    B: http_body::Body + Send + 'static,
-    B::Data: Send,
-    B::Error: Into<Box<dyn std::error::Error + Send + Sync>>,
-{
+) -> Result<(), String> {
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "the connection keeps small writes back");
     }
@@ -163,22 +155,36 @@ where
         .map_err(|_| format!("no TLS handshake within {} s", HANDSHAKE_DEADLINE.as_secs()))?
         .map_err(|error| format!("TLS handshake: {error}"))?;
 
+    // The handshake has checked it: who shows a certificate that is not trusted is not here.
+    let certified = stream.get_ref().1.peer_certificates().is_some();
     let admitted = Arc::new(Admitted::default());
     let mark = Arc::clone(&admitted);
-    let service = service.map_request(move |mut request: Request<Incoming>| {
+    let service = service.map_request(move |request: Request<Incoming>| {
+        let mut request = request.map(Body::new);
         request.extensions_mut().insert(Arc::clone(&mark));
+        request.extensions_mut().insert(Peer(peer));
+        if certified {
+            request.extensions_mut().insert(Certified);
+        }
         request
     });
-    let mut connection = std::pin::pin!(
-        http2::Builder::new(TokioExecutor::new())
-            .timer(TokioTimer::new())
-            .max_concurrent_streams(MAX_STREAMS)
-            .initial_stream_window_size(STREAM_WINDOW)
-            .initial_connection_window_size(CONNECTION_WINDOW)
-            .keep_alive_interval(PING_INTERVAL)
-            .keep_alive_timeout(PING_DEADLINE)
-            .serve_connection(TokioIo::new(stream), TowerToHyperService::new(service))
-    );
+    // The first bytes say which version of HTTP it is. What ALPN agreed on does not: the panel's own
+    // REST client asks for h2 and then speaks HTTP/1.1.
+    let mut http = auto::Builder::new(TokioExecutor::new());
+    http.http1()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEADER_DEADLINE)
+        .max_buf_size(MAX_HEADERS as usize);
+    http.http2()
+        .timer(TokioTimer::new())
+        .max_header_list_size(MAX_HEADERS)
+        .max_concurrent_streams(MAX_STREAMS)
+        .initial_stream_window_size(STREAM_WINDOW)
+        .initial_connection_window_size(CONNECTION_WINDOW)
+        .keep_alive_interval(PING_INTERVAL)
+        .keep_alive_timeout(PING_DEADLINE);
+    let service = TowerToHyperService::new(service);
+    let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
     tokio::select! {
         biased;
         () = goodbye.cancelled() => connection.as_mut().graceful_shutdown(),

@@ -1,19 +1,30 @@
 //! Who calls us: panels.
 //!
 //! A call's way: [`listener`] accepts it over TLS, the [`gate`] checks who calls and counts it,
-//! [`grpc`] turns its message into a call of the [`Node`](crate::node::Node) and the answer back into
-//! a message, [`status`] turns what went wrong into the code and text that panels match on.
+//! [`front`] sees which transport it speaks, [`grpc`] turns its message into a call of the
+//! [`Node`](crate::node::Node) and the answer back into a message, [`rest`] does the same by path over
+//! the same calls, [`status`] turns what went wrong into the code and text that panels match on.
 
 mod auth;
 mod chunks;
+pub mod client_cert;
+mod frames;
+pub mod front;
 pub mod gate;
 pub mod grpc;
+pub mod health;
+mod json;
 pub mod listener;
+mod openapi;
+pub mod reflection;
+pub mod reload;
+pub mod rest;
 pub mod status;
+mod throttle;
 pub mod tls;
 pub mod wire;
 
-pub use self::auth::Keys;
+pub use self::auth::{Keys, NamedKey};
 
 /// The largest message that is taken or sent, in bytes.
 pub const MAX_MESSAGE: usize = 64 << 20;

@@ -1,5 +1,6 @@
 //! What went wrong, in the codes and texts that panels match on: the one table.
 
+use http::StatusCode;
 use tonic::{Code, Status};
 
 use crate::node::Error;
@@ -30,6 +31,27 @@ pub fn of(error: &Error) -> Status {
         Error::Read(client::Error::Unsupported(_)) => Code::Unimplemented,
     };
     Status::new(code, error.to_string())
+}
+
+/// The HTTP status that stands for a code, as the contract's REST clients know it.
+#[must_use]
+pub fn http(code: Code) -> StatusCode {
+    match code {
+        Code::Ok => StatusCode::OK,
+        // What nginx calls "client closed request".
+        Code::Cancelled => StatusCode::from_u16(499).unwrap_or(StatusCode::BAD_REQUEST),
+        Code::InvalidArgument | Code::OutOfRange => StatusCode::BAD_REQUEST,
+        Code::Unauthenticated => StatusCode::UNAUTHORIZED,
+        Code::PermissionDenied => StatusCode::FORBIDDEN,
+        Code::NotFound => StatusCode::NOT_FOUND,
+        Code::AlreadyExists | Code::Aborted => StatusCode::CONFLICT,
+        Code::ResourceExhausted => StatusCode::TOO_MANY_REQUESTS,
+        Code::FailedPrecondition => StatusCode::PRECONDITION_FAILED,
+        Code::Unimplemented => StatusCode::NOT_IMPLEMENTED,
+        Code::Unavailable => StatusCode::SERVICE_UNAVAILABLE,
+        Code::DeadlineExceeded => StatusCode::GATEWAY_TIMEOUT,
+        Code::Unknown | Code::Internal | Code::DataLoss => StatusCode::INTERNAL_SERVER_ERROR,
+    }
 }
 
 /// The status of a failed change of one user.

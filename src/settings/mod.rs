@@ -25,12 +25,20 @@ const MAX_RUNTIME_DIR: usize = 67;
 pub struct Settings {
     /// Where panels connect (`NODE_HOST`, `SERVICE_PORT`).
     pub listen: SocketAddr,
+    /// What is served there (`SERVICE_PROTOCOL`).
+    pub protocols: Protocols,
     /// The key that panels show (`API_KEY`); generated and kept when it is not set.
     pub api_key: Option<Secret>,
+    /// More keys, each with a name (`API_KEYS_FILE`).
+    pub api_keys_file: Option<PathBuf>,
     /// The node's certificate (`SSL_CERT_FILE`).
     pub certificate: PathBuf,
     /// Its key (`SSL_KEY_FILE`).
     pub certificate_key: PathBuf,
+    /// Certificates of clients that are trusted (`SSL_CLIENT_CERT_FILE`).
+    pub client_certificates: Option<PathBuf>,
+    /// Whether every client has to show one of them (`REQUIRE_CLIENT_CERT`).
+    pub require_client_certificate: bool,
     /// Names and addresses for a generated certificate, beside this machine's own (`CERT_SAN`).
     pub certificate_names: Vec<String>,
     /// The Xray binary (`XRAY_EXECUTABLE_PATH`).
@@ -61,6 +69,17 @@ impl fmt::Debug for Secret {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("(hidden)")
     }
+}
+
+/// The transports that panels may use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Protocols {
+    /// gRPC and REST on the same port.
+    Both,
+    /// Only gRPC.
+    Grpc,
+    /// Only REST.
+    Rest,
 }
 
 /// The form of the node's own log.
@@ -139,16 +158,23 @@ impl Settings {
             .parsed("DEBUG", "true or false", parse::boolean)
             .unwrap_or(false);
         let generated = reader.path("GENERATED_CONFIG_PATH", state_dir.join("generated"));
-        reader.parsed(
-            "SERVICE_PROTOCOL",
-            "grpc, the protocol that this version serves",
-            |text| text.eq_ignore_ascii_case("grpc").then_some(()),
-        );
+        let client_certificates = reader.optional_path("SSL_CLIENT_CERT_FILE");
+        let require_client_certificate = reader
+            .parsed("REQUIRE_CLIENT_CERT", "true or false", parse::boolean)
+            .unwrap_or(false);
+        if require_client_certificate && client_certificates.is_none() {
+            reader.missing("SSL_CLIENT_CERT_FILE", "REQUIRE_CLIENT_CERT");
+        }
         let settings = Self {
+            client_certificates,
+            require_client_certificate,
             listen: SocketAddr::new(
                 host.unwrap_or(IpAddr::from([0, 0, 0, 0])),
                 port.unwrap_or(62050),
             ),
+            protocols: reader
+                .parsed("SERVICE_PROTOCOL", "both, grpc or rest", parse::protocols)
+                .unwrap_or(Protocols::Both),
             api_key: reader.secret(
                 "API_KEY",
                 "a UUID, or nothing to have one generated",
@@ -159,6 +185,7 @@ impl Settings {
                         .map(Secret)
                 },
             ),
+            api_keys_file: reader.optional_path("API_KEYS_FILE"),
             certificate,
             certificate_key,
             certificate_names: reader

@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 
-use super::Mistake;
 use super::source::Source;
+use super::{Mistake, Protocols};
 
 /// Reads values one by one and collects what is wrong with them.
 pub(super) struct Reader<'a, S> {
@@ -73,6 +73,10 @@ impl<'a, S: Source> Reader<'a, S> {
             .unwrap_or_else(|| default.into())
     }
 
+    pub(super) fn optional_path(&mut self, name: &str) -> Option<PathBuf> {
+        self.parsed(name, "a path", |text| std::path::absolute(text).ok())
+    }
+
     pub(super) fn check(
         &mut self,
         name: &str,
@@ -93,13 +97,15 @@ impl<'a, S: Source> Reader<'a, S> {
     pub(super) fn together(&mut self, one: &str, other: &str) {
         for (set, missing) in [(one, other), (other, one)] {
             if self.text(set).is_some() && self.text(missing).is_none() {
-                self.mistake(
-                    missing,
-                    "not set".to_owned(),
-                    format!("{set} is, and they belong together"),
-                );
+                self.missing(missing, set);
             }
         }
+    }
+
+    /// A value without which another one means nothing.
+    pub(super) fn missing(&mut self, missing: &str, set: &str) {
+        let allowed = format!("{set} is, and they belong together");
+        self.mistake(missing, "not set".to_owned(), allowed);
     }
 
     fn mistake(&mut self, variable: &str, value: String, allowed: String) {
@@ -137,6 +143,15 @@ pub(super) fn boolean(text: &str) -> Option<bool> {
         "0" | "f" | "F" | "false" | "FALSE" | "False" => Some(false),
         _ => None,
     }
+}
+
+pub(super) fn protocols(text: &str) -> Option<Protocols> {
+    Some(match text.to_ascii_lowercase().as_str() {
+        "both" => Protocols::Both,
+        "grpc" => Protocols::Grpc,
+        "rest" => Protocols::Rest,
+        _ => return None,
+    })
 }
 
 /// Addresses, and DNS names of letters, digits, dots and hyphens. The installer's prefixes `IP:`

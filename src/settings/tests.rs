@@ -15,6 +15,7 @@ fn the_defaults_are_those_of_the_documentation() {
     let settings = settings(&[]).unwrap();
     assert_eq!(settings.listen, "0.0.0.0:62050".parse().unwrap());
     assert_eq!(settings.api_key, None);
+    assert_eq!(settings.protocols, Protocols::Both);
     assert_eq!(settings.xray, Path::new("/usr/local/bin/xray"));
     assert_eq!(settings.assets, Path::new("/usr/local/share/xray"));
     assert_eq!(
@@ -57,7 +58,7 @@ fn every_mistake_is_named_in_one_run_and_no_secret_is_shown() {
         ("SERVICE_PORT", "70000"),
         ("NODE_HOST", "localhost"),
         ("API_KEY", "hunter2"),
-        ("SERVICE_PROTOCOL", "rest"),
+        ("SERVICE_PROTOCOL", "soap"),
         ("DEBUG", "maybe"),
         ("LOG_BUFFER_SIZE", "0"),
         ("STARTUP_LOG_TAIL_SIZE", "-1"),

@@ -12,9 +12,11 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod door;
 mod process;
 mod python_client;
 mod refusals;
+mod rest;
 mod session;
 mod sync;
 mod traffic;

@@ -1,5 +1,6 @@
 //! A panel, as far as it calls a node: gRPC over TLS, trusting the node's own certificate.
 
+use std::path::Path;
 use std::sync::Arc;
 
 use hyper_util::rt::TokioIo;
@@ -7,7 +8,7 @@ use raynode::panel::wire;
 use raynode::proto::service::node_service_client::NodeServiceClient;
 use raynode::proto::service::{BaseInfoResponse, Empty, Stat, StatRequest, StatType, User};
 use rustls::pki_types::pem::PemObject;
-use rustls::pki_types::{CertificateDer, ServerName};
+use rustls::pki_types::{CertificateDer, PrivateKeyDer, ServerName};
 use tokio::net::TcpStream;
 use tonic::metadata::MetadataValue;
 use tonic::service::Interceptor;
@@ -41,6 +42,11 @@ pub struct Panel {
 
 /// TLS as a panel's client sets it up: the node's certificate is its own authority.
 pub fn tls(node: &NodeProcess) -> tokio_rustls::TlsConnector {
+    tls_offering(node, &["h2"])
+}
+
+/// The same with these protocols offered by ALPN.
+pub fn tls_offering(node: &NodeProcess, protocols: &[&str]) -> tokio_rustls::TlsConnector {
     let mut roots = rustls::RootCertStore::empty();
     roots
         .add(CertificateDer::from_pem_file(node.certificate()).unwrap())
@@ -51,8 +57,58 @@ pub fn tls(node: &NodeProcess) -> tokio_rustls::TlsConnector {
         .unwrap()
         .with_root_certificates(roots)
         .with_no_client_auth();
+    config.alpn_protocols = protocols
+        .iter()
+        .map(|name| name.as_bytes().to_vec())
+        .collect();
+    Arc::new(config).into()
+}
+
+/// TLS of that version with a client certificate.
+pub fn tls_showing(
+    node: &NodeProcess,
+    certificate: &Path,
+    key: &Path,
+    version: &'static rustls::SupportedProtocolVersion,
+) -> tokio_rustls::TlsConnector {
+    let mut roots = rustls::RootCertStore::empty();
+    roots
+        .add(CertificateDer::from_pem_file(node.certificate()).unwrap())
+        .unwrap();
+    let provider = Arc::new(rustls::crypto::ring::default_provider());
+    let signing = provider
+        .key_provider
+        .load_private_key(PrivateKeyDer::from_pem_file(key).unwrap());
+    let chain = vec![CertificateDer::from_pem_file(certificate).unwrap()];
+    // Not checked against each other: a client without the right key is one of the cases.
+    let pair = Arc::new(rustls::sign::CertifiedKey::new(chain, signing.unwrap()));
+    let mut config = rustls::ClientConfig::builder_with_provider(provider)
+        .with_protocol_versions(&[version])
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_client_cert_resolver(Arc::new(rustls::sign::SingleCertAndKey::from(pair)));
     config.alpn_protocols = vec![b"h2".to_vec()];
     Arc::new(config).into()
+}
+
+/// A connection to the node, opened when it is needed.
+pub fn channel(node: &NodeProcess) -> Channel {
+    channel_over(tls(node), node.port)
+}
+
+fn channel_over(tls: tokio_rustls::TlsConnector, port: u16) -> Channel {
+    Endpoint::from_static("https://node.invalid")
+        .initial_stream_window_size(64 << 20)
+        .initial_connection_window_size(64 << 20)
+        .connect_with_connector_lazy(tower::service_fn(move |_| {
+            let tls = tls.clone();
+            async move {
+                let stream = TcpStream::connect(("127.0.0.1", port)).await?;
+                stream.set_nodelay(true)?;
+                let name = ServerName::try_from("127.0.0.1").unwrap();
+                tls.connect(name, stream).await.map(TokioIo::new)
+            }
+        }))
 }
 
 impl Panel {
@@ -63,19 +119,16 @@ impl Panel {
 
     /// A panel that shows whatever it is told to.
     pub fn with(node: &NodeProcess, headers: &[(&'static str, String)]) -> Self {
-        let (tls, port) = (tls(node), node.port);
-        let channel = Endpoint::from_static("https://node.invalid")
-            .initial_stream_window_size(64 << 20)
-            .initial_connection_window_size(64 << 20)
-            .connect_with_connector_lazy(tower::service_fn(move |_| {
-                let tls = tls.clone();
-                async move {
-                    let stream = TcpStream::connect(("127.0.0.1", port)).await?;
-                    stream.set_nodelay(true)?;
-                    let name = ServerName::try_from("127.0.0.1").unwrap();
-                    tls.connect(name, stream).await.map(TokioIo::new)
-                }
-            }));
+        Self::over(tls(node), node.port, headers)
+    }
+
+    /// The same over TLS of its own.
+    pub fn over(
+        tls: tokio_rustls::TlsConnector,
+        port: u16,
+        headers: &[(&'static str, String)],
+    ) -> Self {
+        let channel = channel_over(tls, port);
         let client = NodeServiceClient::with_interceptor(channel, Headers(headers.to_vec()))
             .max_decoding_message_size(64 << 20)
             .max_encoding_message_size(usize::MAX);

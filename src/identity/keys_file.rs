@@ -1,0 +1,92 @@
+//! Several API keys, so that one can be replaced without a gap: the new one is added here, the
+//! panel is told, the old one is removed.
+
+use std::io;
+use std::path::Path;
+
+use uuid::Uuid;
+
+use super::Error;
+
+/// The keys of a file with a line each: name, blank, key. `#` begins a comment.
+///
+/// # Errors
+/// When the file can't be read, or a line is something else; no part of a line is shown, because it
+/// may be a key.
+pub fn keys_file(path: &Path) -> Result<Vec<(String, Uuid)>, Error> {
+    let fail = |source: io::Error| Error::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let unusable = |reason: String| Error::Unusable {
+        path: path.to_owned(),
+        reason,
+    };
+    let text = std::fs::read_to_string(path).map_err(fail)?;
+    let mut keys: Vec<(String, Uuid)> = Vec::new();
+    for (line, number) in text.lines().zip(1..) {
+        let line = line.split('#').next().unwrap_or_default().trim();
+        if line.is_empty() {
+            continue;
+        }
+        let mut words = line.split_whitespace();
+        let (Some(name), Some(key), None) = (words.next(), words.next(), words.next()) else {
+            return Err(unusable(format!(
+                "line {number} is not a name, a blank and a key"
+            )));
+        };
+        let key = Uuid::try_parse(key).ok().filter(|key| !key.is_nil());
+        let key = key.ok_or_else(|| unusable(format!("the key in line {number} is not a UUID")))?;
+        if keys.iter().any(|(other, _)| other == name) {
+            return Err(unusable(format!(
+                "line {number} has a name that was there before"
+            )));
+        }
+        keys.push((name.to_owned(), key));
+    }
+    if keys.is_empty() {
+        return Err(unusable("holds no key".to_owned()));
+    }
+    Ok(keys)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn read(text: &str) -> Result<Vec<(String, Uuid)>, Error> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), text).unwrap();
+        keys_file(file.path())
+    }
+
+    #[test]
+    fn a_line_each_with_comments() {
+        let keys = read(
+            "# panels\nhome  0b0e1b9a-2d0d-4a0c-9a4b-6f3c1f0f2d11 # since May\n\nnew\t{1B0E1B9A-2D0D-4A0C-9A4B-6F3C1F0F2D11}\n",
+        )
+        .unwrap();
+        let names: Vec<&str> = keys.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(names, ["home", "new"]);
+    }
+
+    #[test]
+    fn what_is_wrong_is_named_by_its_line_and_not_shown() {
+        let key = "0b0e1b9a-2d0d-4a0c-9a4b-6f3c1f0f2d11";
+        for text in [
+            "",
+            "# nothing",
+            "home secretword",
+            "home",
+            &format!("home {key} more"),
+            &format!("home {key}\nhome {key}"),
+            "home 00000000-0000-0000-0000-000000000000",
+        ] {
+            let error = read(text).unwrap_err().to_string();
+            assert!(
+                !error.contains("secretword") && !error.contains(key),
+                "{error}"
+            );
+        }
+    }
+}

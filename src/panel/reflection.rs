@@ -1,0 +1,29 @@
+//! gRPC reflection, both versions: for grpcurl and its like. Like every other call it wants a key.
+
+use tonic_reflection::server::v1::{ServerReflection, ServerReflectionServer};
+use tonic_reflection::server::v1alpha;
+use tonic_reflection::server::{Builder, Error};
+
+use crate::proto::SERVICE_DESCRIPTORS;
+
+fn described() -> Builder<'static> {
+    Builder::configure()
+        .register_encoded_file_descriptor_set(SERVICE_DESCRIPTORS)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+}
+
+/// Version 1.
+///
+/// # Errors
+/// Never with the descriptors that the build wrote.
+pub fn v1() -> Result<ServerReflectionServer<impl ServerReflection>, Error> {
+    described().build_v1()
+}
+
+/// Version 1alpha, which older tools speak.
+///
+/// # Errors
+/// Never with the descriptors that the build wrote.
+pub fn v1alpha() -> Result<v1alpha::ServerReflectionServer<impl v1alpha::ServerReflection>, Error> {
+    described().build_v1alpha()
+}

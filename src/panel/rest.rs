@@ -1,0 +1,537 @@
+//! The panel's contract over REST: the same calls as over gRPC, by path.
+//!
+//! Bodies are protobuf, also on GET; whoever sends or accepts `application/json` gets JSON. Errors
+//! are plain text. [`ROUTES`] is the whole table: it routes, and it describes itself at
+//! `/openapi.json`.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::StreamExt;
+use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue};
+use http::{Method, Request, Response, StatusCode, Version};
+use http_body::Body as _;
+use http_body_util::{BodyExt, Full, LengthLimitError, Limited, StreamBody};
+use prost::Message;
+use tonic::body::Body;
+use tonic::{Code, Status};
+
+use super::grpc::Service;
+use super::wire::{Backend, UserList};
+use super::{MAX_MESSAGE, frames, json, openapi, status};
+use crate::proto::service::node_service_server::NodeService;
+use crate::proto::service::{Empty, LatencyRequest, StatRequest, StatType, User};
+
+/// How long a caller may take to send a body.
+const BODY_DEADLINE: Duration = Duration::from_secs(120);
+/// How often an idle log says that it is alive. Clients skip blank lines, proxies count them.
+const HEARTBEAT: Duration = Duration::from_secs(15);
+
+const PROTOBUF: HeaderValue = HeaderValue::from_static("application/x-protobuf");
+const JSON: HeaderValue = HeaderValue::from_static("application/json");
+const TEXT: HeaderValue = HeaderValue::from_static("text/plain; charset=utf-8");
+
+/// What a route does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Call {
+    Start,
+    Info,
+    Stop,
+    Logs,
+    Stats,
+    /// A route of before the types: the kind stands in the path.
+    StatsOf(StatType),
+    Latency,
+    Online,
+    OnlineAddresses,
+    BackendStats,
+    SystemStats,
+    UpdateUser,
+    ReplaceUsers,
+    UpdateChunked,
+    OpenApi,
+}
+
+/// One path and method.
+#[derive(Debug)]
+pub(super) struct Route {
+    pub(super) method: Method,
+    pub(super) path: &'static str,
+    pub(super) call: Call,
+    /// The message that the body is, empty for none.
+    pub(super) input: &'static str,
+    /// The message that the reply is, empty for a text.
+    pub(super) output: &'static str,
+    pub(super) summary: &'static str,
+}
+
+const fn route(
+    method: Method,
+    path: &'static str,
+    call: Call,
+    [input, output]: [&'static str; 2],
+    summary: &'static str,
+) -> Route {
+    Route {
+        method,
+        path,
+        call,
+        input,
+        output,
+        summary,
+    }
+}
+
+/// Every route. A trailing slash makes no difference.
+pub(super) static ROUTES: [Route; 23] = [
+    route(
+        Method::POST,
+        "/start",
+        Call::Start,
+        ["Backend", "BaseInfoResponse"],
+        "Run this configuration with these users",
+    ),
+    route(
+        Method::GET,
+        "/info",
+        Call::Info,
+        ["", "BaseInfoResponse"],
+        "Whether the core runs, and the versions",
+    ),
+    route(
+        Method::PUT,
+        "/stop",
+        Call::Stop,
+        ["", "Empty"],
+        "End the session and the core",
+    ),
+    route(
+        Method::GET,
+        "/logs",
+        Call::Logs,
+        ["", ""],
+        "The core's log, a line each, as it comes",
+    ),
+    route(
+        Method::GET,
+        "/stats",
+        Call::Stats,
+        ["StatRequest", "StatResponse"],
+        "Traffic counters",
+    ),
+    route(
+        Method::GET,
+        "/stats/latency",
+        Call::Latency,
+        ["LatencyRequest", "LatencyResponse"],
+        "What the core measured of its outbounds",
+    ),
+    route(
+        Method::GET,
+        "/stats/user/online",
+        Call::Online,
+        ["StatRequest", "OnlineStatResponse"],
+        "How many addresses a user is connected from",
+    ),
+    route(
+        Method::GET,
+        "/stats/user/online_ip",
+        Call::OnlineAddresses,
+        ["StatRequest", "StatsOnlineIpListResponse"],
+        "The addresses a user is connected from",
+    ),
+    route(
+        Method::GET,
+        "/stats/backend",
+        Call::BackendStats,
+        ["", "BackendStatsResponse"],
+        "The core's own statistics",
+    ),
+    route(
+        Method::GET,
+        "/stats/system",
+        Call::SystemStats,
+        ["", "SystemStatsResponse"],
+        "The machine's load",
+    ),
+    route(
+        Method::PUT,
+        "/user/sync",
+        Call::UpdateUser,
+        ["User", "Empty"],
+        "Change one user",
+    ),
+    route(
+        Method::PUT,
+        "/users/sync",
+        Call::ReplaceUsers,
+        ["Users", "Empty"],
+        "Make these users the only ones",
+    ),
+    // Clients up to 0.0.45 send it so.
+    route(
+        Method::POST,
+        "/users/sync",
+        Call::ReplaceUsers,
+        ["Users", "Empty"],
+        "Make these users the only ones",
+    ),
+    route(
+        Method::PUT,
+        "/users/sync/chunked",
+        Call::UpdateChunked,
+        ["UsersChunk", "Empty"],
+        "Change the listed users; chunks, each behind its length",
+    ),
+    route(
+        Method::GET,
+        "/stats/outbounds",
+        Call::StatsOf(StatType::Outbounds),
+        ["StatRequest", "StatResponse"],
+        "Traffic of all outbounds",
+    ),
+    route(
+        Method::GET,
+        "/stats/outbound",
+        Call::StatsOf(StatType::Outbound),
+        ["StatRequest", "StatResponse"],
+        "Traffic of one outbound",
+    ),
+    route(
+        Method::GET,
+        "/stats/inbounds",
+        Call::StatsOf(StatType::Inbounds),
+        ["StatRequest", "StatResponse"],
+        "Traffic of all inbounds",
+    ),
+    route(
+        Method::GET,
+        "/stats/inbound",
+        Call::StatsOf(StatType::Inbound),
+        ["StatRequest", "StatResponse"],
+        "Traffic of one inbound",
+    ),
+    route(
+        Method::GET,
+        "/stats/users",
+        Call::StatsOf(StatType::UsersStat),
+        ["StatRequest", "StatResponse"],
+        "Traffic of all users",
+    ),
+    route(
+        Method::GET,
+        "/stats/user",
+        Call::StatsOf(StatType::UserStat),
+        ["StatRequest", "StatResponse"],
+        "Traffic of one user",
+    ),
+    route(
+        Method::GET,
+        "/",
+        Call::Info,
+        ["", "BaseInfoResponse"],
+        "The same as /info",
+    ),
+    route(
+        Method::GET,
+        "/ping",
+        Call::Info,
+        ["", "BaseInfoResponse"],
+        "The same as /info",
+    ),
+    route(
+        Method::GET,
+        "/openapi.json",
+        Call::OpenApi,
+        ["", ""],
+        "This description",
+    ),
+];
+
+/// A refusal on its way out.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    status: StatusCode,
+    text: String,
+}
+
+impl Refusal {
+    pub(super) fn new(status: StatusCode, text: impl Into<String>) -> Self {
+        Self {
+            status,
+            text: text.into(),
+        }
+    }
+
+    /// The plain text that clients read.
+    pub(super) fn into_response(self) -> Response<Body> {
+        let mut response = Response::new(body(Bytes::from(format!("{}\n", self.text))));
+        *response.status_mut() = self.status;
+        response.headers_mut().insert(CONTENT_TYPE, TEXT);
+        let nosniff = HeaderValue::from_static("nosniff");
+        response
+            .headers_mut()
+            .insert("x-content-type-options", nosniff);
+        response
+    }
+}
+
+/// The service, for any request that is not gRPC.
+#[derive(Clone, Debug)]
+pub struct Rest {
+    service: Service,
+}
+
+impl Rest {
+    /// The same service by path.
+    #[must_use]
+    pub fn new(service: Service) -> Self {
+        Self { service }
+    }
+
+    async fn answer(&self, request: Request<Body>) -> Result<Response<Body>, Refusal> {
+        let route = find(request.method(), request.uri().path())?;
+        let (parts, body) = request.into_parts();
+        let wants_json = mentions_json(&parts.headers, ACCEPT.as_str());
+        match route.call {
+            Call::Logs => return self.logs(parts.version),
+            Call::OpenApi => return Ok(reply(Bytes::from(openapi::describe(&ROUTES)), JSON)),
+            _ => {}
+        }
+        let mut input = read(body).await?;
+        if mentions_json(&parts.headers, CONTENT_TYPE.as_str()) {
+            input = from_json(route, &input)?;
+        }
+        let output = self.call(route.call, input).await.map_err(|failure| {
+            Refusal::new(http_status(route.call, &failure), failure.message())
+        })?;
+        if !wants_json {
+            return Ok(reply(output.into(), PROTOBUF));
+        }
+        let json = json::from_protobuf(route.output, &output)
+            .map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
+        Ok(reply(json.into(), JSON))
+    }
+
+    /// Makes the call and encodes its answer.
+    async fn call(&self, call: Call, input: Bytes) -> Result<Vec<u8>, Status> {
+        let service = &self.service;
+        match call {
+            Call::Start => encoded(service.start(decoded::<Backend>(input)?).await),
+            Call::Info => encoded(service.get_base_info(empty()).await),
+            Call::Stop => encoded(service.stop(empty()).await),
+            Call::Stats => encoded(service.get_stats(decoded::<StatRequest>(input)?).await),
+            Call::StatsOf(kind) => {
+                let mut request = decoded::<StatRequest>(input)?;
+                request.get_mut().r#type = kind.into();
+                let singular = matches!(
+                    kind,
+                    StatType::Inbound | StatType::Outbound | StatType::UserStat
+                );
+                if singular && request.get_ref().name.is_empty() {
+                    return Err(Status::invalid_argument("name is required"));
+                }
+                encoded(service.get_stats(request).await)
+            }
+            Call::Latency => {
+                service.require_session()?;
+                encoded(
+                    service
+                        .get_outbounds_latency(decoded::<LatencyRequest>(input)?)
+                        .await,
+                )
+            }
+            Call::Online => encoded(
+                service
+                    .get_user_online_stats(decoded::<StatRequest>(input)?)
+                    .await,
+            ),
+            Call::OnlineAddresses => encoded(
+                service
+                    .get_user_online_ip_list_stats(decoded::<StatRequest>(input)?)
+                    .await,
+            ),
+            Call::BackendStats => encoded(service.get_backend_stats(empty()).await),
+            Call::SystemStats => encoded(service.get_system_stats(empty()).await),
+            Call::UpdateUser => encoded(
+                service
+                    .change_user(decoded::<User>(input)?.into_inner())
+                    .await,
+            ),
+            Call::ReplaceUsers => encoded(service.sync_users(decoded::<UserList>(input)?).await),
+            Call::UpdateChunked => {
+                let chunks = frames::read(input)
+                    .map_err(|error| Status::invalid_argument(error.to_string()))?;
+                encoded(service.update_chunked(chunks).await)
+            }
+            Call::Logs | Call::OpenApi => Err(Status::internal("this route has no message")),
+        }
+    }
+
+    /// The log as raw lines. The headers leave at once, so that a viewer knows that he is connected.
+    fn logs(&self, version: Version) -> Result<Response<Body>, Refusal> {
+        let failed =
+            |failure: &Status| Refusal::new(http_status(Call::Logs, failure), failure.message());
+        let log = self.service.log().map_err(|failure| failed(&failure))?;
+        let lines = futures_util::stream::unfold(Box::pin(log), |mut log| async {
+            match tokio::time::timeout(HEARTBEAT, log.next()).await {
+                Ok(Some(line)) => Some((line + "\n", log)),
+                Ok(None) => None,
+                Err(_) => Some(("\n".to_owned(), log)),
+            }
+        });
+        let frames =
+            lines.map(|line| Ok::<_, Infallible>(http_body::Frame::data(Bytes::from(line))));
+        let mut response = Response::new(Body::new(StreamBody::new(frames)));
+        let headers = response.headers_mut();
+        headers.insert(CONTENT_TYPE, HeaderValue::from_static("text/event-stream"));
+        headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-cache"));
+        if version < Version::HTTP_2 {
+            headers.insert(
+                http::header::CONNECTION,
+                HeaderValue::from_static("keep-alive"),
+            );
+        }
+        Ok(response)
+    }
+}
+
+impl tower::Service<Request<Body>> for Rest {
+    type Response = Response<Body>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let rest = self.clone();
+        Box::pin(async move {
+            Ok(rest
+                .answer(request)
+                .await
+                .unwrap_or_else(Refusal::into_response))
+        })
+    }
+}
+
+fn find(method: &Method, path: &str) -> Result<&'static Route, Refusal> {
+    let trimmed = path.trim_end_matches('/');
+    let path = if trimmed.is_empty() { "/" } else { trimmed };
+    let mut there = false;
+    for route in ROUTES.iter().filter(|route| route.path == path) {
+        if route.method == *method {
+            return Ok(route);
+        }
+        there = true;
+    }
+    Err(if there {
+        Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "method not allowed")
+    } else {
+        Refusal::new(StatusCode::NOT_FOUND, "no such route; see /openapi.json")
+    })
+}
+
+async fn read(body: Body) -> Result<Bytes, Refusal> {
+    let too_large = || {
+        let text = format!("the body is larger than {} MiB", MAX_MESSAGE >> 20);
+        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, text)
+    };
+    if body.size_hint().lower() > MAX_MESSAGE as u64 {
+        return Err(too_large());
+    }
+    let whole = Limited::new(body, MAX_MESSAGE).collect();
+    match tokio::time::timeout(BODY_DEADLINE, whole).await {
+        Ok(Ok(body)) => Ok(body.to_bytes()),
+        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+        Ok(Err(error)) => Err(Refusal::new(StatusCode::BAD_REQUEST, error.to_string())),
+        Err(_) => Err(Refusal::new(
+            StatusCode::REQUEST_TIMEOUT,
+            "the body took too long",
+        )),
+    }
+}
+
+/// JSON stands for one message; for a chunked sync it stands for one chunk, or a list of them.
+fn from_json(route: &Route, input: &[u8]) -> Result<Bytes, Refusal> {
+    let refused = |text: String| Refusal::new(StatusCode::BAD_REQUEST, text);
+    if route.call != Call::UpdateChunked {
+        if route.input.is_empty() {
+            return Ok(Bytes::new());
+        }
+        return json::to_protobuf(route.input, input)
+            .map(Bytes::from)
+            .map_err(|error| refused(error.to_string()));
+    }
+    let chunks: serde_json::Value =
+        serde_json::from_slice(input).map_err(|error| refused(error.to_string()))?;
+    let chunks = match chunks {
+        serde_json::Value::Array(chunks) => chunks,
+        chunk => vec![chunk],
+    };
+    let mut framed = Vec::new();
+    for chunk in chunks {
+        let chunk = json::to_protobuf(route.input, chunk.to_string().as_bytes())
+            .map_err(|error| refused(error.to_string()))?;
+        prost::encode_length_delimiter(chunk.len(), &mut framed)
+            .map_err(|error| refused(error.to_string()))?;
+        framed.extend(chunk);
+    }
+    Ok(framed.into())
+}
+
+fn decoded<M: Message + Default>(input: Bytes) -> Result<tonic::Request<M>, Status> {
+    M::decode(input).map(tonic::Request::new).map_err(|error| {
+        Status::invalid_argument(format!("the body could not be decoded: {error}"))
+    })
+}
+
+fn encoded<M: Message>(reply: Result<tonic::Response<M>, Status>) -> Result<Vec<u8>, Status> {
+    reply.map(|reply| reply.get_ref().encode_to_vec())
+}
+
+fn empty() -> tonic::Request<Empty> {
+    tonic::Request::new(Empty {})
+}
+
+/// The one table of [`status`], and where REST clients expect something else.
+fn http_status(call: Call, failure: &Status) -> StatusCode {
+    let text = failure.message();
+    let code = failure.code();
+    if code == Code::InvalidArgument {
+        return StatusCode::BAD_REQUEST;
+    }
+    if code == Code::Unavailable && text == crate::node::Error::NotInitialized.to_string() {
+        return StatusCode::INTERNAL_SERVER_ERROR;
+    }
+    match call {
+        Call::Start => StatusCode::SERVICE_UNAVAILABLE,
+        Call::Latency if code != Code::Unavailable => StatusCode::BAD_GATEWAY,
+        Call::UpdateUser | Call::ReplaceUsers | Call::UpdateChunked if code == Code::Unknown => {
+            StatusCode::BAD_REQUEST
+        }
+        _ => status::http(code),
+    }
+}
+
+fn mentions_json(headers: &HeaderMap, name: &str) -> bool {
+    headers.get_all(name).iter().any(|value| {
+        value
+            .to_str()
+            .is_ok_and(|value| value.to_ascii_lowercase().contains("application/json"))
+    })
+}
+
+fn reply(bytes: Bytes, content_type: HeaderValue) -> Response<Body> {
+    let mut response = Response::new(body(bytes));
+    response.headers_mut().insert(CONTENT_TYPE, content_type);
+    response
+}
+
+fn body(bytes: Bytes) -> Body {
+    Body::new(Full::new(bytes))
+}
