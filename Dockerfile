@@ -31,6 +31,6 @@ RUN apt-get update \
 COPY --from=raynode /build/target/release/raynode /usr/local/bin/raynode
 USER raynode
 VOLUME /var/lib/raynode
-EXPOSE 62050
+EXPOSE 62050 62051
 ENTRYPOINT ["raynode"]
 CMD ["run"]

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use tokio::signal::unix::Signal;
 use tokio::task::JoinSet;
+use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
@@ -17,6 +18,7 @@ use crate::panel::client_cert::{self, ClientCertificates};
 use crate::panel::front::Front;
 use crate::panel::gate::Gate;
 use crate::panel::listener::Listener;
+use crate::panel::maintenance::{ByHand, Installer, Maintenance};
 use crate::panel::reload::{Current, Files};
 use crate::panel::rest::Rest;
 use crate::panel::{Keys, NamedKey, grpc, health, reflection, tls};
@@ -64,7 +66,7 @@ pub enum Error {
     },
     /// The port can't be had.
     #[error(
-        "can't listen on {address}: {source}; set NODE_HOST and SERVICE_PORT to an address and port that are free"
+        "can't listen on {address}: {source}; set NODE_HOST, SERVICE_PORT and API_PORT to an address and ports that are free"
     )]
     Listen {
         /// Where.
@@ -100,7 +102,9 @@ impl std::fmt::Debug for Pairing {
 pub struct App {
     pairing: Pairing,
     listener: Listener,
-    keys: Keys,
+    maintenance: Option<Listener>,
+    installer: Arc<dyn Installer>,
+    keys: Arc<Keys>,
     certificate: Arc<Current>,
     files: Files,
     protocols: Protocols,
@@ -155,10 +159,11 @@ impl App {
             None => None,
         };
         let tls = tls::acceptor(Arc::clone(&certificate), clients).map_err(fail)?;
-        let address = settings.listen;
-        let fail = |source| Error::Listen { address, source };
-        let listener = Listener::bind(address, tls).await.map_err(fail)?;
-        let address = listener.address().map_err(fail)?;
+        let listener = bind(settings.listen, tls.clone()).await?;
+        let maintenance = match settings.maintenance {
+            Some(address) => Some(bind(address, tls).await?),
+            None => None,
+        };
 
         leftover::end(&settings.runtime_dir).await;
         let logs = Arc::new(Logs::new(settings.log_buffer));
@@ -171,13 +176,19 @@ impl App {
             // The node serves all the same: its panel learns the reason from its Start.
             Err(error) => tracing::warn!(%error, "there is no xray that could be started"),
         }
+        let by_hand = ByHand {
+            what: launcher.binary.display().to_string(),
+        };
         let (node, running) = Node::spawn(launcher);
         let files = Files {
             certificate: settings.certificate.clone(),
             key: settings.certificate_key,
         };
         let pairing = Pairing {
-            address,
+            address: listener.address().map_err(|source| Error::Listen {
+                address: settings.listen,
+                source,
+            })?,
             api_key,
             certificate: settings.certificate,
             fingerprint,
@@ -185,7 +196,9 @@ impl App {
         Ok(Self {
             pairing,
             listener,
-            keys: Keys::new(keys),
+            maintenance,
+            installer: Arc::new(by_hand),
+            keys: Arc::new(Keys::new(keys)),
             certificate,
             files,
             protocols: settings.protocols,
@@ -220,11 +233,22 @@ impl App {
         tasks.spawn(reporter.follow(self.node.clone()));
         tasks.spawn(self.files.watch(self.certificate, hangup));
         let front = Front::new(routes, Rest::new(service), self.protocols);
+        if let Some(listener) = self.maintenance {
+            let (node, keys) = (self.node.clone(), Arc::clone(&self.keys));
+            let service = Maintenance::new(node, keys, self.installer);
+            tasks.spawn(listener.serve(service, TaskTracker::new(), shutdown.clone()));
+        }
         let service = Gate::new(front, self.keys, self.node, replies.clone());
         self.listener.serve(service, replies, shutdown).await;
         self.running.stop().await;
         tracing::info!("stopped");
     }
+}
+
+async fn bind(address: SocketAddr, tls: TlsAcceptor) -> Result<Listener, Error> {
+    Listener::bind(address, tls)
+        .await
+        .map_err(|source| Error::Listen { address, source })
 }
 
 fn prepare_folder(path: &Path) -> Result<(), Error> {

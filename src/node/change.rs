@@ -21,6 +21,8 @@ pub(super) enum Change {
     },
     /// Control ends.
     Stop,
+    /// The core starts anew, with what it has.
+    RestartCore,
     /// These users change, all others stay.
     UpdateUsers {
         /// The users.
@@ -40,6 +42,7 @@ impl std::fmt::Debug for Change {
         f.write_str(match self {
             Self::Start { .. } => "start",
             Self::Stop => "stop",
+            Self::RestartCore => "restart the core",
             Self::UpdateUsers { .. } => "update users",
             Self::ReplaceUsers { .. } => "replace users",
         })

@@ -138,6 +138,10 @@ impl Driver {
                 self.stop_core().await;
                 Ok(None)
             }
+            Change::RestartCore => {
+                tracing::info!("the core is started anew because the panel asked for it");
+                self.restart().await.map(|()| None)
+            }
             Change::UpdateUsers {
                 users,
                 all_or_nothing,
@@ -233,6 +237,32 @@ impl Driver {
         self.backoff = Backoff::default();
         self.serve(core, applied);
         Ok(())
+    }
+
+    async fn restart(&mut self) -> Result<(), Error> {
+        let applied = match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Idle => return Err(Error::NotInitialized),
+            Phase::Down { applied, .. } => applied,
+            Phase::Serving { core, applied } => {
+                self.publish();
+                core.stop().await;
+                applied
+            }
+        };
+        match launch(&self.launcher, &applied).await {
+            Ok(core) => {
+                self.serve(core, applied);
+                Ok(())
+            }
+            Err(failure) => {
+                self.phase = Phase::Down {
+                    applied,
+                    retry: tokio::time::Instant::now(),
+                };
+                self.publish();
+                Err(failure.into())
+            }
+        }
     }
 
     /// From the running core to one with another configuration, and back when that fails.

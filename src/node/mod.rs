@@ -203,6 +203,14 @@ impl Node {
         self.change(Change::Stop).await.map(drop)
     }
 
+    /// Starts the core anew with the configuration and the users that it has; every connection ends.
+    ///
+    /// # Errors
+    /// When no panel has control, or the core does not come back; it is tried again then.
+    pub async fn restart_core(&self) -> Result<(), Error> {
+        self.change(Change::RestartCore).await.map(drop)
+    }
+
     /// Gives the listed users what they name and nothing else; a user without inbounds is removed.
     /// Who is not listed stays. No connection ends but those that a removed user opens next.
     ///

@@ -134,6 +134,11 @@ impl Keys {
         }
     }
 
+    /// Whether this is one of the keys.
+    pub(super) fn holds(&self, value: &[u8]) -> bool {
+        self.admit_key(value).is_ok()
+    }
+
     fn admit_key(&self, value: &[u8]) -> Result<Shown, Denied> {
         let shown = Uuid::try_parse_ascii(value).map_err(|_| Denied::NoUuid)?;
         self.find(shown).ok_or(Denied::Mismatch)

@@ -39,6 +39,11 @@ const TOO_LARGE: &str = "message length too large";
 pub struct Admitted(AtomicBool);
 
 impl Admitted {
+    /// Somebody has shown a key.
+    pub(super) fn set(&self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+
     /// Whether anybody on this connection has shown a key.
     #[must_use]
     pub fn any(&self) -> bool {
@@ -56,7 +61,7 @@ pub struct Gate {
 /// What all connections share.
 #[derive(Debug)]
 struct Guard {
-    keys: Keys,
+    keys: Arc<Keys>,
     node: Node,
     replies: TaskTracker,
     throttle: Mutex<Throttle>,
@@ -66,7 +71,7 @@ impl Gate {
     /// Lets those callers through to `front` who show one of `keys`. Whoever waits for `replies`
     /// waits until the last one has left.
     #[must_use]
-    pub fn new(front: Front, keys: Keys, node: Node, replies: TaskTracker) -> Self {
+    pub fn new(front: Front, keys: Arc<Keys>, node: Node, replies: TaskTracker) -> Self {
         let guard = Guard {
             keys,
             node,
@@ -149,7 +154,7 @@ impl Guard {
             tracing::info!(%shown, peer, "a panel sends a start");
         }
         if let Some(admitted) = request.extensions().get::<Arc<Admitted>>() {
-            admitted.0.store(true, Ordering::Relaxed);
+            admitted.set();
         }
         Ok(())
     }
@@ -212,7 +217,7 @@ pub struct Counted {
 }
 
 impl Counted {
-    fn uncounted(body: Body) -> Self {
+    pub(super) fn uncounted(body: Body) -> Self {
         Self { body, _token: None }
     }
 }

@@ -1,11 +1,12 @@
 //! The port: accepts, encrypts, serves, and lets go in order.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
-use http::Request;
+use http::{Request, Response};
 use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
@@ -16,10 +17,10 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::body::Body;
-use tower::ServiceExt;
+use tower::{Service, ServiceExt};
 
 use super::client_cert::Certified;
-use super::gate::{Admitted, Gate, Peer};
+use super::gate::{Admitted, Counted, Peer};
 
 /// How long a client may take for the TLS handshake.
 const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
@@ -45,6 +46,20 @@ const REPLY_DEADLINE: Duration = Duration::from_secs(10);
 const GOODBYE_DEADLINE: Duration = Duration::from_secs(2);
 /// Accepting fails when there are no descriptors left; asking at once again would burn a core.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// What answers the requests of one port.
+pub trait Answers:
+    Service<Request<Body>, Response = Response<Counted>, Error = Infallible> + Clone + Send + 'static
+{
+}
+
+impl<S> Answers for S where
+    S: Service<Request<Body>, Response = Response<Counted>, Error = Infallible>
+        + Clone
+        + Send
+        + 'static
+{
+}
 
 /// A bound port.
 pub struct Listener {
@@ -83,7 +98,14 @@ impl Listener {
     /// Serves until `shutdown`; returns when every connection is closed. `replies` are those that
     /// are on their way; they are waited for before any client is told to go, because one that is
     /// told may hang up at once and lose what it has asked for.
-    pub async fn serve(self, service: Gate, replies: TaskTracker, shutdown: CancellationToken) {
+    pub async fn serve<S: Answers>(
+        self,
+        service: S,
+        replies: TaskTracker,
+        shutdown: CancellationToken,
+    ) where
+        S::Future: Send,
+    {
         let connections = TaskTracker::new();
         let goodbye = CancellationToken::new();
         let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
@@ -136,13 +158,16 @@ impl Listener {
     }
 }
 
-async fn connection(
+async fn connection<S: Answers>(
     stream: TcpStream,
     peer: IpAddr,
     tls: TlsAcceptor,
-    service: Gate,
+    service: S,
     goodbye: CancellationToken,
-) -> Result<(), String> {
+) -> Result<(), String>
+where
+    S::Future: Send,
+{
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "the connection keeps small writes back");
     }

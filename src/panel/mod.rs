@@ -15,6 +15,7 @@ pub mod grpc;
 pub mod health;
 mod json;
 pub mod listener;
+pub mod maintenance;
 mod openapi;
 pub mod reflection;
 pub mod reload;

@@ -1,7 +1,7 @@
 //! The panel's contract over REST: the same calls as over gRPC, by path.
 //!
 //! Bodies are protobuf, also on GET; whoever sends or accepts `application/json` gets JSON. Errors
-//! are plain text. [`ROUTES`] is the whole table: it routes, and it describes itself at
+//! are plain text. One table has every route: it routes, and it describes itself at
 //! `/openapi.json`.
 
 use std::convert::Infallible;

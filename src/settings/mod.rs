@@ -25,6 +25,8 @@ const MAX_RUNTIME_DIR: usize = 67;
 pub struct Settings {
     /// Where panels connect (`NODE_HOST`, `SERVICE_PORT`).
     pub listen: SocketAddr,
+    /// Where panels look after the node (`NODE_HOST`, `API_PORT`); nowhere with port 0.
+    pub maintenance: Option<SocketAddr>,
     /// What is served there (`SERVICE_PROTOCOL`).
     pub protocols: Protocols,
     /// The key that panels show (`API_KEY`); generated and kept when it is not set.
@@ -144,6 +146,15 @@ impl Settings {
         let port = reader.parsed("SERVICE_PORT", "a port from 1 to 65535", |text| {
             text.parse().ok().filter(|port| *port > 0)
         });
+        let host = host.unwrap_or(IpAddr::from([0, 0, 0, 0]));
+        let port = port.unwrap_or(62050);
+        let api_port = reader
+            .parsed(
+                "API_PORT",
+                "a port up to 65535 beside SERVICE_PORT, or 0 for none",
+                |text| text.parse().ok().filter(|api_port| *api_port != port),
+            )
+            .unwrap_or(62051);
         let state_dir = reader.path("STATE_DIR", "/var/lib/raynode");
         let runtime_dir = reader.path("RUNTIME_DIR", "/run/raynode");
         reader.check("RUNTIME_DIR", &runtime_dir, "a path without a comma, of at most 67 bytes: a unix socket below it must fit the kernel's limit", |path| {
@@ -168,10 +179,8 @@ impl Settings {
         let settings = Self {
             client_certificates,
             require_client_certificate,
-            listen: SocketAddr::new(
-                host.unwrap_or(IpAddr::from([0, 0, 0, 0])),
-                port.unwrap_or(62050),
-            ),
+            listen: SocketAddr::new(host, port),
+            maintenance: (api_port > 0).then(|| SocketAddr::new(host, api_port)),
             protocols: reader
                 .parsed("SERVICE_PROTOCOL", "both, grpc or rest", parse::protocols)
                 .unwrap_or(Protocols::Both),

@@ -14,6 +14,7 @@ fn settings(values: &[(&str, &str)]) -> Result<Settings, Mistakes> {
 fn the_defaults_are_those_of_the_documentation() {
     let settings = settings(&[]).unwrap();
     assert_eq!(settings.listen, "0.0.0.0:62050".parse().unwrap());
+    assert_eq!(settings.maintenance, Some("0.0.0.0:62051".parse().unwrap()));
     assert_eq!(settings.api_key, None);
     assert_eq!(settings.protocols, Protocols::Both);
     assert_eq!(settings.xray, Path::new("/usr/local/bin/xray"));

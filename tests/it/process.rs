@@ -281,13 +281,13 @@ async fn a_core_that_a_killed_node_left_behind_is_ended_before_the_next_one() {
     let orphan = node.core();
     node.kill();
     node.launch();
+    let panel = Panel::of(&node);
+    let error = panel.stop().await.unwrap_err();
+    assert_eq!(error.message(), "backend not initialized");
     assert!(
         !node.cores().contains(&orphan),
         "two cores on one port would split its users"
     );
-    let panel = Panel::of(&node);
-    let error = panel.stop().await.unwrap_err();
-    assert_eq!(error.message(), "backend not initialized");
     panel
         .start(&vless_config(ports::free()), &[])
         .await

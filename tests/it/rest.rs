@@ -9,8 +9,8 @@ use http_body_util::BodyExt;
 use prost::Message;
 use raynode::panel::wire::{UserList, UsersChunk};
 use raynode::proto::service::{
-    BackendStatsResponse, BaseInfoResponse, Empty, LatencyRequest, OnlineStatResponse, StatRequest,
-    StatResponse, StatType, SystemStatsResponse,
+    BackendStatsResponse, BaseInfoResponse, Empty, LatencyRequest, OnlineStatResponse, Stat,
+    StatRequest, StatResponse, StatType, SystemStatsResponse,
 };
 use serde_json::json;
 use uuid::Uuid;
@@ -506,15 +506,18 @@ async fn the_methods_of_older_clients_do_what_todays_do() {
         r#type: 3,
         ..StatRequest::default()
     };
+    // Xray lists its counters in no order.
+    let sorted = |mut stats: Vec<Stat>| {
+        stats.sort_by(|a, b| a.r#type.cmp(&b.r#type));
+        stats
+    };
     let users = client
         .get_users_stats(request("ignored"))
         .await
         .unwrap()
         .into_inner();
-    assert_eq!(
-        users.stats,
-        panel.stats(StatType::UsersStat, "", false).await.unwrap()
-    );
+    let today = panel.stats(StatType::UsersStat, "", false).await.unwrap();
+    assert_eq!(sorted(users.stats.clone()), sorted(today));
     assert_eq!(users.stats.len(), 2, "the two directions of user 2");
     let one = client
         .get_user_stats(request("2"))
@@ -570,4 +573,89 @@ async fn the_methods_of_older_clients_do_what_todays_do() {
     client.update_user(user("2", &["vless"])).await.unwrap();
     client.remove_user(user("2", &["vless"])).await.unwrap();
     assert!(!is_served(port, &origin, "2").await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_panel_looks_after_the_node_on_a_port_of_its_own() {
+    let api_port = ports::free();
+    let node = NodeProcess::start_with(NODE, &[("API_PORT", &api_port.to_string())]);
+    let panel = Panel::of(&node);
+    let port = ports::free();
+    panel
+        .start(&vless_config(port), &numbered(1..2, &["vless"]))
+        .await
+        .unwrap();
+    let (origin, core) = (Origin::start().await, node.core());
+    for http in [Http::One, Http::Two] {
+        let stranger = Rest::with_key(&node, http, None)
+            .on(api_port)
+            .get("/", "")
+            .await;
+        assert_eq!(
+            (stranger.status.as_u16(), stranger.json()),
+            (401, json!({ "detail": "missing api key" }))
+        );
+        let guesser = Rest::with_key(&node, http, Some(Uuid::new_v4())).on(api_port);
+        let guess = guesser.post("/node/hard_reset", "").await;
+        assert_eq!(
+            (guess.status.as_u16(), guess.json()),
+            (401, json!({ "detail": "invalid api key" }))
+        );
+
+        let api = Rest::of(&node, http).on(api_port);
+        let alive = api.get("/", "").await;
+        assert_eq!(
+            (alive.status.as_u16(), alive.json()),
+            (200, json!({ "status": "ok" }))
+        );
+        assert_eq!(alive.header("content-type"), "application/json");
+        for (path, body, status) in [
+            (
+                "/node/core_update",
+                json!({ "core_version": "v25.8.31" }),
+                501,
+            ),
+            (
+                "/node/core_update",
+                json!({ "core_version": "latest" }),
+                501,
+            ),
+            (
+                "/node/core_update",
+                json!({ "core_version": "../../etc" }),
+                400,
+            ),
+            ("/node/core_update", json!({ "version": "v25.8.31" }), 400),
+            ("/node/geofiles", json!({ "region": "iran" }), 501),
+            ("/node/geofiles", json!({ "region": "moon" }), 400),
+            ("/node/update", json!({}), 501),
+            ("/nosuch", json!({}), 404),
+        ] {
+            let answer = api.post(path, body.to_string()).await;
+            assert_eq!(
+                answer.status.as_u16(),
+                status,
+                "{path} {body}: {}",
+                answer.text()
+            );
+            assert!(
+                answer.json()["detail"]
+                    .as_str()
+                    .is_some_and(|text| !text.is_empty())
+            );
+        }
+    }
+    assert_eq!(node.core(), core, "nothing so far has touched the core");
+
+    let api = Rest::of(&node, Http::One).on(api_port);
+    let reset = api.post("/node/hard_reset", "").await;
+    assert_eq!(
+        (reset.status.as_u16(), reset.json()),
+        (200, json!({ "detail": "node restarted successfully" }))
+    );
+    assert_ne!(node.core(), core, "it has been started anew");
+    assert!(is_served(port, &origin, "1").await, "with its users");
+    panel.stop().await.unwrap();
+    let reset = api.post("/node/hard_reset", "").await;
+    assert_eq!(reset.json(), json!({ "detail": "backend not initialized" }));
 }

@@ -68,6 +68,7 @@ impl NodeProcess {
             [
                 ("NODE_HOST", "127.0.0.1".to_owned()),
                 ("SERVICE_PORT", port.to_string()),
+                ("API_PORT", "0".to_owned()),
                 ("API_KEY", api_key.to_string()),
                 ("STATE_DIR", path("state")),
                 ("RUNTIME_DIR", path("run")),

@@ -26,6 +26,7 @@ pub enum Http {
 
 pub struct Rest<'a> {
     node: &'a NodeProcess,
+    port: u16,
     http: Http,
     pub headers: Vec<(&'static str, String)>,
 }
@@ -74,9 +75,16 @@ impl<'a> Rest<'a> {
             .collect();
         Self {
             node,
+            port: node.port,
             http,
             headers,
         }
+    }
+
+    /// The same on another port of the node.
+    pub fn on(mut self, port: u16) -> Self {
+        self.port = port;
+        self
     }
 
     async fn dial(&self) -> TlsStream<TcpStream> {
@@ -84,9 +92,7 @@ impl<'a> Rest<'a> {
             Http::One => &[],
             Http::OneDespiteH2 | Http::Two => &["h2"],
         };
-        let stream = TcpStream::connect(("127.0.0.1", self.node.port))
-            .await
-            .unwrap();
+        let stream = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
         let name = ServerName::try_from("127.0.0.1").unwrap();
         tls_offering(self.node, offered)
             .connect(name, stream)

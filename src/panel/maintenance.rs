@@ -1,0 +1,201 @@
+//! The API that panels call to look after a node: on a port of its own, JSON, with the key.
+//!
+//! It stands in for the side service of the PasarGuard installer, so no second daemon is needed.
+
+use std::convert::Infallible;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use http::header::CONTENT_TYPE;
+use http::{HeaderValue, Method, Request, Response, StatusCode};
+use http_body_util::{BodyExt, Full, Limited};
+use serde::Deserialize;
+use serde_json::json;
+use tonic::body::Body;
+
+use super::auth::Keys;
+use super::gate::{Admitted, Counted};
+use crate::node::Node;
+
+/// The largest body that is read.
+const MAX_BODY: usize = 1 << 20;
+
+/// Brings other versions of the core and of its geo files.
+pub trait Installer: std::fmt::Debug + Send + Sync {
+    /// Installs that version of Xray (`v26.3.27`, or `latest`) and makes the node use it.
+    fn install_core<'a>(&'a self, version: &'a str) -> BoxFuture<'a, Result<(), Failure>>;
+    /// Installs the geo files for a region.
+    fn update_geo_files<'a>(&'a self, region: &'a str) -> BoxFuture<'a, Result<(), Failure>>;
+}
+
+/// Why nothing was installed.
+#[derive(Debug, thiserror::Error)]
+pub enum Failure {
+    /// This node can't install anything.
+    #[error(
+        "this node does not install cores or geo files: replace {0} on the server and press reset"
+    )]
+    NotHere(String),
+}
+
+/// For nodes whose cores are installed by their operator.
+#[derive(Debug)]
+pub struct ByHand {
+    /// What the operator replaces.
+    pub what: String,
+}
+
+impl Installer for ByHand {
+    fn install_core<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async { Err(Failure::NotHere(self.what.clone())) })
+    }
+
+    fn update_geo_files<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), Failure>> {
+        Box::pin(async { Err(Failure::NotHere(self.what.clone())) })
+    }
+}
+
+/// The service behind that port.
+#[derive(Clone, Debug)]
+pub struct Maintenance {
+    node: Node,
+    keys: Arc<Keys>,
+    installer: Arc<dyn Installer>,
+}
+
+#[derive(Deserialize)]
+struct CoreUpdate {
+    core_version: String,
+}
+
+#[derive(Deserialize)]
+struct GeoFiles {
+    region: String,
+}
+
+type Answer = Result<&'static str, (StatusCode, String)>;
+
+impl Maintenance {
+    /// Looks after `node`.
+    #[must_use]
+    pub fn new(node: Node, keys: Arc<Keys>, installer: Arc<dyn Installer>) -> Self {
+        Self {
+            node,
+            keys,
+            installer,
+        }
+    }
+
+    async fn answer(&self, request: Request<Body>) -> Response<Counted> {
+        match request.headers().get("x-api-key") {
+            None => return detail(StatusCode::UNAUTHORIZED, "missing api key"),
+            Some(key) if self.keys.holds(key.as_bytes()) => {}
+            Some(_) => return detail(StatusCode::UNAUTHORIZED, "invalid api key"),
+        }
+        if let Some(admitted) = request.extensions().get::<Arc<Admitted>>() {
+            admitted.set();
+        }
+        let (head, body) = request.into_parts();
+        let path = head.uri.path().trim_end_matches('/');
+        let answer = match (&head.method, path) {
+            (&Method::GET, "") => return reply(StatusCode::OK, &json!({ "status": "ok" })),
+            (&Method::POST, "/node/update") => Err((
+                StatusCode::NOT_IMPLEMENTED,
+                "this node is not updated from here: install the new version on the server"
+                    .to_owned(),
+            )),
+            (&Method::POST, "/node/core_update") => self.update_core(body).await,
+            (&Method::POST, "/node/geofiles") => self.update_geo_files(body).await,
+            (&Method::POST, "/node/hard_reset") => self.reset().await,
+            _ => Err((StatusCode::NOT_FOUND, "Not found".to_owned())),
+        };
+        match answer {
+            Ok(text) => detail(StatusCode::OK, text),
+            Err((status, text)) => detail(status, &text),
+        }
+    }
+
+    async fn update_core(&self, body: Body) -> Answer {
+        let CoreUpdate { core_version } = read(body).await?;
+        let number = core_version.strip_prefix('v').unwrap_or(&core_version);
+        let is_version =
+            number == "latest" || number.parse::<crate::xray::version::Version>().is_ok();
+        if !is_version {
+            let text = "core_version is neither latest nor a version like v26.3.27";
+            return Err((StatusCode::BAD_REQUEST, text.to_owned()));
+        }
+        self.installer
+            .install_core(&core_version)
+            .await
+            .map_err(|failure| refused(&failure))?;
+        Ok("node core updated successfully")
+    }
+
+    async fn update_geo_files(&self, body: Body) -> Answer {
+        let GeoFiles { region } = read(body).await?;
+        if !["iran", "russia", "china"].contains(&region.as_str()) {
+            return Err((
+                StatusCode::BAD_REQUEST,
+                "region is not iran, russia or china".to_owned(),
+            ));
+        }
+        self.installer
+            .update_geo_files(&region)
+            .await
+            .map_err(|failure| refused(&failure))?;
+        Ok("geofiles updated successfully")
+    }
+
+    async fn reset(&self) -> Answer {
+        let failed =
+            |error: crate::node::Error| (StatusCode::INTERNAL_SERVER_ERROR, error.to_string());
+        self.node.restart_core().await.map_err(failed)?;
+        Ok("node restarted successfully")
+    }
+}
+
+impl tower::Service<Request<Body>> for Maintenance {
+    type Response = Response<Counted>;
+    type Error = Infallible;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, Infallible>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), Infallible>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, request: Request<Body>) -> Self::Future {
+        let maintenance = self.clone();
+        Box::pin(async move { Ok(maintenance.answer(request).await) })
+    }
+}
+
+fn refused(failure: &Failure) -> (StatusCode, String) {
+    match failure {
+        Failure::NotHere(_) => (StatusCode::NOT_IMPLEMENTED, failure.to_string()),
+    }
+}
+
+async fn read<T: serde::de::DeserializeOwned>(body: Body) -> Result<T, (StatusCode, String)> {
+    let bad = |text: String| (StatusCode::BAD_REQUEST, text);
+    let body = Limited::new(body, MAX_BODY)
+        .collect()
+        .await
+        .map_err(|error| bad(error.to_string()))?;
+    serde_json::from_slice(&body.to_bytes()).map_err(|error| bad(format!("bad JSON: {error}")))
+}
+
+fn detail(status: StatusCode, text: &str) -> Response<Counted> {
+    reply(status, &json!({ "detail": text }))
+}
+
+fn reply(status: StatusCode, value: &serde_json::Value) -> Response<Counted> {
+    let mut response = Response::new(Body::new(Full::new(Bytes::from(value.to_string()))));
+    *response.status_mut() = status;
+    response
+        .headers_mut()
+        .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    response.map(Counted::uncounted)
+}
