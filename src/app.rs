@@ -19,7 +19,7 @@ use crate::panel::front::Front;
 use crate::panel::gate::Gate;
 use crate::panel::listener::Listener;
 use crate::panel::maintenance::{ByHand, Installer, Maintenance};
-use crate::panel::reload::{Current, Files};
+use crate::panel::reload::{self, Current, Pair};
 use crate::panel::rest::Rest;
 use crate::panel::{Keys, NamedKey, grpc, health, reflection, tls};
 use crate::settings::{Protocols, Secret, Settings};
@@ -55,6 +55,9 @@ pub enum Error {
         #[source]
         source: rustls::Error,
     },
+    /// The task that changes things has ended; without it nothing works any more.
+    #[error("the driver has ended, which is a defect of this program: the log above says how")]
+    Driver,
     /// The clients' certificates can't be used.
     #[error("{}: {source}; it has to hold the certificates of the panels, PEM", .path.display())]
     Clients {
@@ -105,8 +108,9 @@ pub struct App {
     maintenance: Option<Listener>,
     installer: Arc<dyn Installer>,
     keys: Arc<Keys>,
+    key_ring: KeyRing,
     certificate: Arc<Current>,
-    files: Files,
+    pair: Pair,
     protocols: Protocols,
     node: Node,
     running: Running,
@@ -128,14 +132,11 @@ impl App {
             Some(Secret(key)) => key,
             None => identity::api_key(&settings.state_dir)?,
         };
-        let mut keys = vec![NamedKey {
-            name: "API_KEY".to_owned(),
-            key: api_key,
-        }];
-        if let Some(path) = &settings.api_keys_file {
-            let more = identity::keys_file(path)?.into_iter();
-            keys.extend(more.map(|(name, key)| NamedKey { name, key }));
-        }
+        let key_ring = KeyRing {
+            api_key,
+            file: settings.api_keys_file,
+        };
+        let keys = Keys::new(key_ring.read()?);
         let certificate = identity::certificate(
             &settings.certificate,
             &settings.certificate_key,
@@ -180,7 +181,7 @@ impl App {
             what: launcher.binary.display().to_string(),
         };
         let (node, running) = Node::spawn(launcher);
-        let files = Files {
+        let pair = Pair {
             certificate: settings.certificate.clone(),
             key: settings.certificate_key,
         };
@@ -198,9 +199,10 @@ impl App {
             listener,
             maintenance,
             installer: Arc::new(by_hand),
-            keys: Arc::new(Keys::new(keys)),
+            keys: Arc::new(keys),
+            key_ring,
             certificate,
-            files,
+            pair,
             protocols: settings.protocols,
             node,
             running,
@@ -215,8 +217,11 @@ impl App {
     }
 
     /// Serves until `shutdown`, then lets replies out, closes connections, and stops the core.
-    /// Each `hangup` reads the certificate anew, as a change of its files does.
-    pub async fn run(self, hangup: Signal, shutdown: CancellationToken) {
+    /// Each hangup reads the certificate and the keys anew, as a change of their files does.
+    ///
+    /// # Errors
+    /// Only when the node is broken.
+    pub async fn run(self, hangups: [Signal; 2], shutdown: CancellationToken) -> Result<(), Error> {
         tracing::info!(address = %self.pairing.address, "serving panels");
         let replies = TaskTracker::new();
         let service = grpc::Service::new(self.node.clone(), shutdown.clone());
@@ -231,7 +236,17 @@ impl App {
         let routes = routes.prepare();
         let mut tasks = JoinSet::new();
         tasks.spawn(reporter.follow(self.node.clone()));
-        tasks.spawn(self.files.watch(self.certificate, hangup));
+        let [for_certificate, for_keys] = hangups;
+        let (pair, current) = (self.pair, self.certificate);
+        let files = vec![pair.certificate.clone(), pair.key.clone()];
+        tasks.spawn(reload::watch(files, for_certificate, move || {
+            pair.reload(&current);
+        }));
+        let (key_ring, keys) = (self.key_ring, Arc::clone(&self.keys));
+        let files = key_ring.file.iter().cloned().collect();
+        tasks.spawn(reload::watch(files, for_keys, move || {
+            key_ring.reload(&keys);
+        }));
         let front = Front::new(routes, Rest::new(service), self.protocols);
         if let Some(listener) = self.maintenance {
             let (node, keys) = (self.node.clone(), Arc::clone(&self.keys));
@@ -239,9 +254,52 @@ impl App {
             tasks.spawn(listener.serve(service, TaskTracker::new(), shutdown.clone()));
         }
         let service = Gate::new(front, self.keys, self.node, replies.clone());
-        self.listener.serve(service, replies, shutdown).await;
-        self.running.stop().await;
+        let mut running = self.running;
+        tokio::select! {
+            () = self.listener.serve(service, replies, shutdown) => {}
+            () = running.broken() => return Err(Error::Driver),
+        }
+        running.stop().await;
         tracing::info!("stopped");
+        Ok(())
+    }
+}
+
+/// The keys that open the node: its own, and those of the operator's file.
+struct KeyRing {
+    api_key: Uuid,
+    file: Option<PathBuf>,
+}
+
+impl std::fmt::Debug for KeyRing {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("KeyRing")
+            .field("file", &self.file)
+            .finish_non_exhaustive()
+    }
+}
+
+impl KeyRing {
+    fn read(&self) -> Result<Vec<NamedKey>, identity::Error> {
+        let mut keys = vec![NamedKey {
+            name: "API_KEY".to_owned(),
+            key: self.api_key,
+        }];
+        if let Some(path) = &self.file {
+            let more = identity::keys_file(path)?.into_iter();
+            keys.extend(more.map(|(name, key)| NamedKey { name, key }));
+        }
+        Ok(keys)
+    }
+
+    fn reload(&self, keys: &Keys) {
+        match self.read() {
+            Ok(fresh) => {
+                tracing::info!(count = fresh.len(), "these keys open the node now");
+                keys.replace(fresh);
+            }
+            Err(error) => tracing::error!(%error, "the keys were not reloaded, the old ones stay"),
+        }
     }
 }
 

@@ -54,9 +54,12 @@ async fn serve(settings: Settings, show_pairing: bool) -> ExitCode {
         Ok(stop) => stop,
         Err(error) => return failed(&format!("signals can't be received: {error}")),
     };
-    let hangup = match signal(SignalKind::hangup()) {
-        Ok(hangup) => hangup,
-        Err(error) => return failed(&format!("signals can't be received: {error}")),
+    let hangup = || signal(SignalKind::hangup());
+    let hangups = match (hangup(), hangup()) {
+        (Ok(one), Ok(other)) => [one, other],
+        (Err(error), _) | (_, Err(error)) => {
+            return failed(&format!("signals can't be received: {error}"));
+        }
     };
     let app = match App::build(settings).await {
         Ok(app) => app,
@@ -70,9 +73,12 @@ async fn serve(settings: Settings, show_pairing: bool) -> ExitCode {
         stop.await;
         asked.cancel();
     });
-    app.run(hangup, shutdown).await;
+    let ended = app.run(hangups, shutdown).await;
     signals.abort();
-    ExitCode::SUCCESS
+    match ended {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => failed(&error.to_string()),
+    }
 }
 
 fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {

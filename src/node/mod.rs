@@ -134,8 +134,20 @@ pub struct Running {
 }
 
 impl Running {
+    /// Returns when the driver has ended without being asked to. Without it nothing can change any
+    /// more: better to end, so that whoever started the node starts it again.
+    pub async fn broken(&mut self) {
+        if let Err(error) = (&mut self.task).await {
+            tracing::error!(%error, "the driver ended badly");
+        }
+        self.shutdown.cancel();
+    }
+
     /// Stops the core and waits until it is gone.
     pub async fn stop(self) {
+        if self.task.is_finished() {
+            return;
+        }
         self.shutdown.cancel();
         match tokio::time::timeout(STOP_DEADLINE, self.task).await {
             Ok(Ok(())) => {}

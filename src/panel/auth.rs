@@ -1,5 +1,8 @@
 //! Who may call.
 
+use std::sync::Arc;
+
+use arc_swap::ArcSwap;
 use http::{HeaderMap, StatusCode};
 use subtle::ConstantTimeEq;
 use tonic::Status;
@@ -9,7 +12,7 @@ use super::rest::Refusal;
 
 /// What opens the node: keys, each with a name for the log.
 pub struct Keys {
-    keys: Vec<NamedKey>,
+    keys: ArcSwap<Vec<NamedKey>>,
 }
 
 /// A key and what the operator calls it.
@@ -29,7 +32,7 @@ impl std::fmt::Debug for NamedKey {
 
 impl std::fmt::Debug for Keys {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_list().entries(&self.keys).finish()
+        f.debug_list().entries(self.keys.load().iter()).finish()
     }
 }
 
@@ -108,7 +111,14 @@ impl Keys {
     /// These keys; any one of them opens.
     #[must_use]
     pub fn new(keys: Vec<NamedKey>) -> Self {
-        Self { keys }
+        Self {
+            keys: ArcSwap::from_pointee(keys),
+        }
+    }
+
+    /// From now on these open, and no others. Sessions go on.
+    pub fn replace(&self, keys: Vec<NamedKey>) {
+        self.keys.store(Arc::new(keys));
     }
 
     /// Lets a caller in who shows a key (`x-api-key`, or `authorization: Bearer`) or the id of the
@@ -164,7 +174,7 @@ impl Keys {
     /// Every key is compared, so that the time taken tells nothing.
     fn find(&self, shown: Uuid) -> Option<Shown> {
         let mut found = None;
-        for NamedKey { name, key } in &self.keys {
+        for NamedKey { name, key } in self.keys.load().iter() {
             if same(shown, *key) {
                 found = Some(Shown::Key(name.clone()));
             }

@@ -1,4 +1,4 @@
-//! The certificate that new connections get, and its exchange while others live on.
+//! The certificate that new connections get, and files that are read anew while others live on.
 
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -45,56 +45,62 @@ fn certified(certificate: Certificate) -> Result<CertifiedKey, rustls::Error> {
 
 /// Where the pair comes from.
 #[derive(Clone, Debug)]
-pub struct Files {
+pub struct Pair {
     /// The certificate.
     pub certificate: PathBuf,
     /// Its key.
     pub key: PathBuf,
 }
 
-impl Files {
-    /// When each was last changed, as far as that can be told.
-    fn stamps(&self) -> [Option<(SystemTime, u64)>; 2] {
-        [&self.certificate, &self.key].map(|path| {
-            let file = std::fs::metadata(path).ok()?;
-            Some((file.modified().ok()?, file.len()))
-        })
+impl Pair {
+    /// Takes the pair over when both are there and belong together; otherwise the old one stays.
+    pub fn reload(&self, current: &Current) {
+        match self.load_into(current) {
+            Ok(sha256) => tracing::info!(sha256, "new connections get this certificate"),
+            Err(reason) => {
+                tracing::error!(
+                    reason,
+                    "the certificate was not reloaded, the old one stays"
+                );
+            }
+        }
     }
 
-    /// Takes the pair over when both are there and belong together; otherwise the old one stays.
     fn load_into(&self, current: &Current) -> Result<String, String> {
         let pair = identity::load_certificate(&self.certificate, &self.key);
         let pair = pair.map_err(|error| error.to_string())?;
         let fingerprint = pair.fingerprint();
-        current.0.store(Arc::new(
-            certified(pair).map_err(|error| error.to_string())?,
-        ));
+        let pair = certified(pair).map_err(|error| error.to_string())?;
+        current.0.store(Arc::new(pair));
         Ok(fingerprint)
     }
+}
 
-    /// Reloads when the files change, once they have come to rest, and whenever `hangup` says so.
-    pub async fn watch(self, current: Arc<Current>, mut hangup: Signal) {
-        let mut loaded = self.stamps();
-        let mut seen = loaded;
-        loop {
-            let asked = tokio::select! {
-                signal = hangup.recv() => signal.is_some(),
-                () = tokio::time::sleep(LOOK) => false,
-            };
-            let stamps = self.stamps();
-            // Two files can't be replaced at once: wait until a look finds what the last one found.
-            let at_rest = std::mem::replace(&mut seen, stamps) == stamps;
-            if !asked && (!at_rest || stamps == loaded) {
-                continue;
-            }
-            loaded = stamps;
-            match self.load_into(&current) {
-                Ok(sha256) => tracing::info!(sha256, "new connections get this certificate"),
-                Err(reason) => tracing::error!(
-                    reason,
-                    "the certificate was not reloaded, the old one stays"
-                ),
-            }
+/// Calls `reload` when one of the files has changed, and whenever `hangup` says so.
+///
+/// Two files can't be replaced at once, so a change counts when two looks in a row find the same.
+pub async fn watch(files: Vec<PathBuf>, mut hangup: Signal, reload: impl Fn()) {
+    let mut loaded = stamps(&files);
+    let mut seen = loaded.clone();
+    loop {
+        let asked = tokio::select! {
+            signal = hangup.recv() => signal.is_some(),
+            () = tokio::time::sleep(LOOK) => false,
+        };
+        let now = stamps(&files);
+        let at_rest = std::mem::replace(&mut seen, now.clone()) == now;
+        if asked || (at_rest && now != loaded) {
+            loaded = now;
+            reload();
         }
     }
+}
+
+/// When each was last changed, as far as that can be told.
+fn stamps(files: &[PathBuf]) -> Vec<Option<(SystemTime, u64)>> {
+    let stamp = |path: &PathBuf| {
+        let file = std::fs::metadata(path).ok()?;
+        Some((file.modified().ok()?, file.len()))
+    };
+    files.iter().map(stamp).collect()
 }

@@ -5,6 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
+use raynode::proto::service::Empty;
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tonic::Code;
@@ -39,6 +40,28 @@ async fn any_of_several_keys_opens_and_the_log_names_it_and_does_not_show_it() {
         "the first key opens as before"
     );
     assert!(node.log().contains("key summer"), "{}", node.log());
+    // Rotated without a gap: the file changes, the node follows.
+    let winter = Uuid::new_v4();
+    std::fs::write(&file, format!("winter {winter}\n")).unwrap();
+    let next = Panel::with(&node, &[("x-api-key", winter.to_string())]);
+    eventually("the new key opens", || async {
+        next.client.clone().get_base_info(Empty {}).await.ok()
+    })
+    .await;
+    assert_eq!(
+        summer.stop().await.unwrap_err().code(),
+        Code::PermissionDenied
+    );
+    // A file that can't be read leaves the keys as they are.
+    std::fs::write(&file, "nonsense").unwrap();
+    node.signal(Signal::SIGHUP);
+    eventually("it says so", || async {
+        node.log()
+            .contains("the keys were not reloaded, the old ones stay")
+            .then_some(())
+    })
+    .await;
+    next.stop().await.unwrap();
     assert!(
         !node.log().contains(&key.to_string()) && !node.log().contains(&node.api_key.to_string())
     );
