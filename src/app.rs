@@ -84,6 +84,8 @@ pub enum Error {
 pub struct Pairing {
     /// Where the node listens.
     pub address: SocketAddr,
+    /// The transports that it serves there.
+    pub protocols: Protocols,
     /// The key that the panel shows.
     pub api_key: Uuid,
     /// The certificate that the panel trusts.
@@ -190,6 +192,7 @@ impl App {
                 address: settings.listen,
                 source,
             })?,
+            protocols: settings.protocols,
             api_key,
             certificate: settings.certificate,
             fingerprint,

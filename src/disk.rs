@@ -23,7 +23,7 @@ pub(crate) fn private_folder(path: &Path) -> io::Result<()> {
     }
     if fs::read_dir(path)?.next().is_some() {
         return Err(io::Error::other(
-            "others can enter this folder and it is not empty: choose another one, or close it with chmod 700",
+            "others can enter this folder and it is not empty: choose another one or, when it is the node's own, close it with chmod 700",
         ));
     }
     fs::set_permissions(path, fs::Permissions::from_mode(0o700))

@@ -14,7 +14,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::{EXIT_FAILED, EXIT_USAGE};
 use crate::app::{App, Pairing};
-use crate::settings::Settings;
+use crate::settings::{Protocols, Settings};
 use crate::{host, telemetry};
 
 #[derive(Debug, clap::Args)]
@@ -99,11 +99,16 @@ fn failed(reason: &str) -> ExitCode {
 
 fn describe(pairing: &Pairing) -> String {
     let address = reachable(pairing.address.ip());
+    let connection = match pairing.protocols {
+        Protocols::Both => "grpc or rest",
+        Protocols::Grpc => "grpc",
+        Protocols::Rest => "rest",
+    };
     format!(
         "\nAdd this node to your panel:\n\n  \
          address      {address}\n  \
          port         {}\n  \
-         connection   grpc\n  \
+         connection   {connection}\n  \
          API key      {}\n  \
          certificate  {}\n  \
          SHA-256      {}\n\n",
