@@ -20,6 +20,7 @@ mod openapi;
 pub mod reflection;
 pub mod reload;
 pub mod rest;
+mod routes;
 pub mod status;
 mod throttle;
 pub mod tls;

@@ -7,7 +7,7 @@ use prost_reflect::{Kind, MessageDescriptor};
 use serde_json::{Map, Value, json};
 
 use super::json::DESCRIPTORS;
-use super::rest::Route;
+use super::routes::Route;
 
 /// The document, `OpenAPI` 3.1.
 pub(super) fn describe(routes: &[Route]) -> String {
