@@ -12,7 +12,6 @@ use hyper_util::rt::{TokioExecutor, TokioIo, TokioTimer};
 use hyper_util::server::conn::auto;
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -20,6 +19,7 @@ use tonic::body::Body;
 use tower::{Service, ServiceExt};
 
 use super::client_cert::Certified;
+use super::crowd::Crowd;
 use super::gate::{Admitted, Counted, Peer};
 
 /// How long a client may take for the TLS handshake.
@@ -32,6 +32,8 @@ const HEADER_DEADLINE: Duration = Duration::from_secs(75);
 const MAX_HEADERS: u32 = 64 << 10;
 /// How many connections there may be; a panel needs a handful.
 const MAX_CONNECTIONS: usize = 1024;
+/// How many of them may come from one address.
+const MAX_CONNECTIONS_OF_ONE: usize = 128;
 /// How many calls one connection may have open at once.
 const MAX_STREAMS: u32 = 256;
 /// Room for a panel far away: 64 KiB per round trip would make a large Start take minutes.
@@ -108,12 +110,12 @@ impl Listener {
     {
         let connections = TaskTracker::new();
         let goodbye = CancellationToken::new();
-        let room = Arc::new(Semaphore::new(MAX_CONNECTIONS));
+        let crowd = Crowd::new(MAX_CONNECTIONS, MAX_CONNECTIONS_OF_ONE);
         loop {
-            let place = tokio::select! {
+            let room = tokio::select! {
                 biased;
                 () = shutdown.cancelled() => break,
-                place = Arc::clone(&room).acquire_owned() => place,
+                room = crowd.room() => room,
             };
             let (stream, peer) = tokio::select! {
                 biased;
@@ -127,10 +129,14 @@ impl Listener {
                     }
                 },
             };
+            let peer = peer.ip();
+            let Some(place) = room.and_then(|room| crowd.enter(peer, room)) else {
+                tracing::debug!(%peer, "closed a connection: too many from one address");
+                continue;
+            };
             let (tls, service, goodbye) = (self.tls.clone(), service.clone(), goodbye.clone());
             connections.spawn(async move {
                 let _place = place;
-                let peer = peer.ip();
                 if let Err(error) = connection(stream, peer, tls, service, goodbye).await {
                     tracing::debug!(%peer, error, "a connection ended");
                 }

@@ -8,6 +8,7 @@
 mod auth;
 mod chunks;
 pub mod client_cert;
+mod crowd;
 mod frames;
 pub mod front;
 pub mod gate;

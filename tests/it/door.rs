@@ -107,6 +107,23 @@ async fn who_guesses_is_slowed_down_and_who_has_a_key_is_not() {
     assert!(node.log().contains("turned callers away"), "{}", node.log());
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn who_takes_many_connections_keeps_nobody_else_out() {
+    let node = NodeProcess::start(NODE);
+    let mut crowd = Vec::new();
+    for _ in 0..1200 {
+        let socket = tokio::net::TcpSocket::new_v4().unwrap();
+        socket.bind("127.0.0.9:0".parse().unwrap()).unwrap();
+        let node = format!("127.0.0.1:{}", node.port).parse().unwrap();
+        crowd.push(socket.connect(node).await.unwrap());
+    }
+    assert!(
+        !Panel::of(&node).info().await.started,
+        "another address gets in"
+    );
+    drop(crowd);
+}
+
 /// The certificate that a new connection gets.
 async fn certificate_of(node: &NodeProcess) -> Option<Vec<u8>> {
     let stream = TcpStream::connect(("127.0.0.1", node.port)).await.ok()?;
