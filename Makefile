@@ -29,15 +29,15 @@ demo: ## Play a panel against a node and a real core, and show what happens
 	cargo build --release
 	@xray=$$(scripts/xray.sh) && XRAY_EXECUTABLE_PATH=$$xray exec cargo run --release --example demo
 
-test: ## Run all tests against a real core and the panel's own client library
+test: ## Run all tests against a real core and every generation of the panel's own client library
 	@scripts/need.sh cargo xray python
-	@xray=$$(scripts/xray.sh) && python=$$(scripts/python.sh) && \
-	  XRAY_EXECUTABLE_PATH=$$xray RAYNODE_TEST_PYTHON=$$python exec cargo test $(ARGS)
+	@xray=$$(scripts/xray.sh) && python=$$(scripts/python.sh) && clients=$$(scripts/old-clients.sh) && \
+	  XRAY_EXECUTABLE_PATH=$$xray RAYNODE_TEST_PYTHON=$$python RAYNODE_TEST_OLD_CLIENTS=$$clients exec cargo test $(ARGS)
 
 test-newest-core: ## Run the integration tests against the newest core
 	@scripts/need.sh cargo xray_newest python
-	@xray=$$(scripts/xray-newest.sh) && python=$$(scripts/python.sh) && \
-	  XRAY_EXECUTABLE_PATH=$$xray RAYNODE_TEST_PYTHON=$$python exec cargo test --test it $(ARGS)
+	@xray=$$(scripts/xray-newest.sh) && python=$$(scripts/python.sh) && clients=$$(scripts/old-clients.sh) && \
+	  XRAY_EXECUTABLE_PATH=$$xray RAYNODE_TEST_PYTHON=$$python RAYNODE_TEST_OLD_CLIENTS=$$clients exec cargo test --test it $(ARGS)
 
 bench: ## Measure start time, memory and speed of the release build
 	@scripts/need.sh cargo xray
@@ -57,5 +57,5 @@ clippy:
 doc:
 	RUSTDOCFLAGS='-D warnings' cargo doc --no-deps
 
-clean-local: ## Remove .local: the built cores, the Python environment, the state of make run
+clean-local: ## Remove .local: the built cores, the Python environments, the state of make run
 	rm -rf .local

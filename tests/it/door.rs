@@ -256,7 +256,7 @@ async fn reflection_is_for_those_with_a_key() {
 
 /// A certificate as the panels of the session generations made theirs: X.509 version 1, RSA, signed
 /// by itself, without extensions.
-fn version_1_certificate(folder: &Path, name: &str) -> (PathBuf, PathBuf) {
+pub(crate) fn version_1_certificate(folder: &Path, name: &str) -> (PathBuf, PathBuf) {
     let path = |end: &str| folder.join(format!("{name}.{end}"));
     let openssl = |arguments: &[&str]| {
         let output = Command::new("openssl").args(arguments).output();

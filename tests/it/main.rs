@@ -13,6 +13,7 @@
 mod support;
 
 mod door;
+mod every_client;
 mod process;
 mod python_client;
 mod refusals;

@@ -1,0 +1,143 @@
+//! Published clients of every generation, unmodified, drive the node over every transport they have.
+
+#![allow(
+    clippy::print_stderr,
+    reason = "what a client said is shown when its test fails"
+)]
+
+use std::path::PathBuf;
+use std::process::Stdio;
+use std::time::Duration;
+
+use serde_json::{Value, json};
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+use crate::NODE;
+use crate::door::version_1_certificate;
+use crate::support::node::xray_version;
+use crate::support::users;
+use crate::support::xray::{vless_config, vless_outbound};
+use crate::support::{NodeProcess, Origin, XrayClient, ports};
+
+const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/every_client.py");
+/// The script gives up by itself before.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// It shows a client certificate to open a session; all later ones show a key.
+const LAST_WITH_SESSIONS: &str = "0.0.30";
+
+/// The folder with a Python environment for each client.
+fn clients() -> Option<PathBuf> {
+    let Some(folder) = std::env::var_os("RAYNODE_TEST_OLD_CLIENTS") else {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "RAYNODE_TEST_OLD_CLIENTS is not set: run `make test`, which names the clients' folder"
+        );
+        eprintln!("SKIPPED: RAYNODE_TEST_OLD_CLIENTS is not set");
+        return None;
+    };
+    Some(folder.into())
+}
+
+async fn drive(package: &str, version: &str, transport: &str) {
+    let Some(clients) = clients() else { return };
+    let mut node = NodeProcess::prepare(NODE, &[]);
+    let mut shown = json!({ "key": node.api_key });
+    if version == LAST_WITH_SESSIONS {
+        for name in ["panel", "stranger"] {
+            let (certificate, key) = version_1_certificate(node.folder(), name);
+            if name == "panel" {
+                node.set("SSL_CLIENT_CERT_FILE", certificate.to_str().unwrap());
+            }
+            shown[name] =
+                json!([certificate, key].map(|path| std::fs::read_to_string(path).unwrap()));
+        }
+    }
+    node.launch();
+
+    let origin = Origin::start().await;
+    let port = ports::free();
+    let mut config = vless_config(port);
+    config["log"] = json!({ "loglevel": "info" });
+    let users = ["1", "2", "3"].map(|email| {
+        let id = users::id(email);
+        (email, id, XrayClient::start(&vless_outbound(port, id)))
+    });
+    let described: serde_json::Map<String, Value> = users
+        .iter()
+        .map(|(email, id, client)| {
+            (
+                (*email).to_owned(),
+                json!({ "id": id, "port": client.port }),
+            )
+        })
+        .collect();
+    let (year, month, day) = xray_version();
+    let setup = json!({
+        "package": package,
+        "transport": transport,
+        "port": node.port,
+        "shown": shown,
+        "certificate": std::fs::read_to_string(node.certificate()).unwrap(),
+        "node_version": env!("CARGO_PKG_VERSION"),
+        "core_version": format!("{year}.{month}.{day}"),
+        "config": config,
+        "inbound": "vless",
+        "outbound": "direct",
+        "origin": origin.address.port(),
+        "clients": described,
+    });
+
+    let log_path = node.folder().join("drive.log");
+    let log = std::fs::File::create(&log_path).unwrap();
+    let python = clients.join(format!("{package}-{version}/bin/python"));
+    let mut child = Command::new(python)
+        .args(["-u", SCRIPT])
+        .stdin(Stdio::piped())
+        .stdout(log.try_clone().unwrap())
+        .stderr(log)
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    let mut stdin = child.stdin.take().unwrap();
+    stdin.write_all(setup.to_string().as_bytes()).await.unwrap();
+    drop(stdin);
+    let ended = tokio::time::timeout(PATIENCE, child.wait()).await;
+    let said = std::fs::read_to_string(&log_path).unwrap();
+    eprintln!("--- {package} {version} over {transport}:\n{said}---");
+    let status = ended.expect("the client ends in time").unwrap();
+    assert!(status.success(), "the client failed");
+    assert!(node.stop().success());
+    assert!(node.cores().is_empty());
+}
+
+macro_rules! clients {
+    ($($name:ident: $package:literal $version:literal $transport:literal;)*) => {
+        $(
+            #[tokio::test(flavor = "multi_thread")]
+            async fn $name() {
+                drive($package, $version, $transport).await;
+            }
+        )*
+    };
+}
+
+clients! {
+    pasarguard_0_9_4_over_grpc: "pasarguard-node-bridge" "0.9.4" "grpc";
+    pasarguard_0_9_4_over_rest: "pasarguard-node-bridge" "0.9.4" "rest";
+    pasarguard_0_8_1_over_grpc: "pasarguard-node-bridge" "0.8.1" "grpc";
+    pasarguard_0_8_1_over_rest: "pasarguard-node-bridge" "0.8.1" "rest";
+    pasarguard_0_4_2_over_grpc: "pasarguard-node-bridge" "0.4.2" "grpc";
+    pasarguard_0_4_2_over_rest: "pasarguard-node-bridge" "0.4.2" "rest";
+    pasarguard_0_1_1_over_grpc: "pasarguard-node-bridge" "0.1.1" "grpc";
+    pasarguard_0_1_1_over_rest: "pasarguard-node-bridge" "0.1.1" "rest";
+    pasarguard_0_0_45_over_grpc: "pasarguard-node-bridge" "0.0.45" "grpc";
+    pasarguard_0_0_45_over_rest: "pasarguard-node-bridge" "0.0.45" "rest";
+    gozargah_0_0_44_over_grpc: "gozargah-node-bridge" "0.0.44" "grpc";
+    gozargah_0_0_44_over_rest: "gozargah-node-bridge" "0.0.44" "rest";
+    gozargah_0_0_35_over_grpc: "gozargah-node-bridge" "0.0.35" "grpc";
+    gozargah_0_0_35_over_rest: "gozargah-node-bridge" "0.0.35" "rest";
+    gozargah_0_0_30_over_grpc: "gozargah-node-bridge" "0.0.30" "grpc";
+    gozargah_0_0_30_over_rest: "gozargah-node-bridge" "0.0.30" "rest";
+}
