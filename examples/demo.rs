@@ -1,14 +1,13 @@
 //! A node at work, without a panel and without the internet: this program plays the panel and the
 //! users, and shows what the node says of them. `make demo` runs it.
 //!
-//! Every figure comes from the node. Where one is not what it should be, the demo says so and ends
-//! with exit code 1.
+//! Versions, bytes and addresses are the node's replies; times and process ids are looked up here.
+//! Where something is not as it should be, the demo says so and ends with exit code 1.
 
 #![allow(
     clippy::print_stdout,
     clippy::print_stderr,
-    clippy::unwrap_used,
-    reason = "a demo prints, and fails loudly"
+    reason = "a demo prints what it sees"
 )]
 
 #[path = "../tests/support/mod.rs"]
@@ -18,9 +17,12 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use raynode::proto::service::{StatRequest, StatType};
+use raynode::proto::service::{StatRequest, StatType, User};
+use serde_json::Value;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
+use tokio::task::JoinHandle;
+use tokio::time::{sleep, timeout};
 
 use support::users::{self, user};
 use support::xray::{vless_config, vless_outbound};
@@ -29,98 +31,257 @@ use support::{NodeProcess, Origin, Panel, XrayClient, origin, ports};
 const MIB: u64 = 1 << 20;
 /// Who moves how many MiB up and down: 50 MiB together.
 const USERS: [(&str, u64, u64); 2] = [("alice", 10, 25), ("bob", 5, 10)];
+/// Who comes later, and the bytes that she moves each way.
+const CAROL: (&str, u64) = ("carol", 1000);
 const INBOUND: &str = "vless";
+/// How much of a download has to come to call it alive.
+const ALIVE: u64 = 4 * MIB;
+/// How long a connection or a counter may take.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How long everything may take.
+const LIMIT: Duration = Duration::from_secs(50);
 
-type Result<T> = std::result::Result<T, Box<dyn std::error::Error>>;
+type Result<T> = std::result::Result<T, Box<dyn std::error::Error + Send + Sync>>;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    match demo().await {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            eprintln!("\nthe demo failed: {error}");
-            ExitCode::FAILURE
-        }
-    }
+    // In a task, so that a panic of the harness is a failure like any other.
+    let failure = match tokio::spawn(timeout(LIMIT, demo())).await {
+        Ok(Ok(Ok(()))) => return ExitCode::SUCCESS,
+        Ok(Ok(Err(error))) => error.to_string(),
+        Ok(Err(_)) => format!("it is not over after {} s", LIMIT.as_secs()),
+        Err(_) => "it broke off, see above".to_owned(),
+    };
+    eprintln!("\nThe demo failed: {failure}.");
+    ExitCode::FAILURE
 }
 
 async fn demo() -> Result<()> {
-    let mut node = NodeProcess::start_with(daemon()?, &[("LOG_LEVEL", "warn")]);
+    let daemon = daemon()?;
     println!(
-        "A node listens on 127.0.0.1:{}. This program plays its panel.\n",
-        node.port
+        "A node, its Xray and its users, all on this machine. This program plays the panel.\n"
     );
+    let mut node = NodeProcess::start_with(daemon, &[("LOG_LEVEL", "warn")]);
     let panel = Panel::of(&node);
-    panel.info().await;
     let port = ports::free();
     let config = vless_config(port);
     let everybody = USERS.map(|(email, ..)| user(email, &[INBOUND]));
 
-    let began = Instant::now();
-    let info = panel.start(&config, &everybody).await?;
-    println!(
-        "Start with one VLESS inbound and {} users: raynode {} runs Xray {} after {} ms.",
-        USERS.len(),
-        info.node_version,
-        info.core_version,
-        began.elapsed().as_millis()
-    );
-
-    println!("\n50 MiB through a second Xray as the users' client:\n");
+    let core = begin(&node, &panel, &config, &everybody).await?;
     let world = World {
         origin: Origin::start().await,
         port,
     };
     let clients = USERS.map(|(email, ..)| world.client(email));
-    let mut open = Vec::new();
-    for ((_, up, down), client) in USERS.iter().zip(&clients) {
-        open.push(world.exchange(client, up * MIB, down * MIB).await?);
-    }
+    let open = use_it(&world, &clients).await?;
     show_usage(&panel).await?;
     drop(open);
 
-    println!("\nA third user, while alice goes on downloading:\n");
-    let core = node.core();
     let [alice, _] = &clients;
-    let download = world.download(alice).await?;
-    come_and_go(&panel, &world).await?;
-    let bytes = download.end().await?;
-    println!("  alice's download went on all the while: {}", human(bytes));
-    ensure(node.core() == core, "the core is another one")?;
-    println!("  and the core is still the same process, pid {core}");
+    come_and_go(&panel, &world, alice).await?;
+    same_core(&node, core)?;
+    start_again(&panel, &config, &everybody).await?;
+    same_core(&node, core)?;
+    end(&mut node, &panel).await
+}
+
+/// The daemon, which cargo puts beside the folder of its examples.
+fn daemon() -> Result<PathBuf> {
+    ensure(
+        std::env::var_os("XRAY_EXECUTABLE_PATH").is_some(),
+        "no Xray: run `make demo`, which builds one, or set XRAY_EXECUTABLE_PATH",
+    )?;
+    let this = std::env::current_exe()?;
+    let folder = this.ancestors().nth(2);
+    folder
+        .map(|folder| folder.join("raynode"))
+        .filter(|path| path.is_file())
+        .ok_or_else(|| "the daemon is not built: run `make demo`, or `cargo build` first".into())
+}
+
+/// Sends the first Start and returns the core's process id.
+async fn begin(
+    node: &NodeProcess,
+    panel: &Panel,
+    config: &Value,
+    everybody: &[User],
+) -> Result<i32> {
+    println!("1. The panel calls Start: a configuration with one VLESS inbound, and two users");
+    ensure(
+        !panel.info().await.started,
+        "the node serves before its Start",
+    )?;
+    let began = Instant::now();
+    let info = panel.start(config, everybody).await?;
+    let time = milliseconds(began);
+    ensure(info.started, "the node does not serve after its Start")?;
+    let core = node.core();
+    println!("   node version      {}", info.node_version);
+    println!(
+        "   core version      Xray {}, pid {core}",
+        info.core_version
+    );
+    println!("   time to serve     {time:.0} ms");
+    Ok(core)
+}
+
+/// Moves every user's bytes and returns the connections, still open.
+async fn use_it(world: &World, clients: &[XrayClient]) -> Result<Vec<TcpStream>> {
+    println!("\n2. alice and bob send and fetch, each with an Xray as their app:");
+    println!("   SOCKS -> their Xray -> VLESS -> the node's Xray -> a server on this machine");
+    let began = Instant::now();
+    let mut open = Vec::new();
+    let mut sum = 0;
+    for ((_, up, down), client) in USERS.iter().zip(clients) {
+        open.push(world.exchange(client, up * MIB, down * MIB).await?);
+        sum += up + down;
+    }
+    println!("   {sum} MiB in {:.0} ms", milliseconds(began));
+    Ok(open)
+}
+
+/// What the node knows of everybody, beside what was sent.
+async fn show_usage(panel: &Panel) -> Result<()> {
+    println!("\n3. What the node says of them, while a connection of each is open:");
+    println!(
+        "   {:<7}{:>11}{:>11}   {:<21}online from",
+        "user", "up", "down", "against what moved"
+    );
+    let mut wrong = Vec::new();
+    for (email, up, down) in USERS {
+        let moved = (up * MIB, down * MIB);
+        let counted = counted(panel, email, moved).await?;
+        let addresses = online(panel, email).await?;
+        let exact = counted == moved;
+        println!(
+            "   {email:<7}{:>11}{:>11}   {:<21}{}",
+            human(counted.0),
+            human(counted.1),
+            if exact { "exact, to the byte" } else { "WRONG" },
+            addresses.join(", ")
+        );
+        if !exact {
+            wrong.push(format!("{email} moved {moved:?} bytes, not {counted:?}"));
+        }
+        if addresses.is_empty() {
+            wrong.push(format!("{email} has a connection and is not online"));
+        }
+    }
+    println!("   (The apps dial from 127.0.0.2, because Xray leaves 127.0.0.1 out of such lists.)");
+    ensure(wrong.is_empty(), &wrong.join("; "))
+}
+
+/// Adds a third user and removes her again, while the first one downloads.
+async fn come_and_go(panel: &Panel, world: &World, alice: &XrayClient) -> Result<()> {
+    let (email, bytes) = CAROL;
+    println!("\n4. alice downloads without an end, and meanwhile carol comes and goes:");
+    let download = Download::start(panel, world, alice).await?;
+    let carol = world.client(email);
+    ensure(
+        !world.is_served(&carol).await,
+        "carol gets in before she is a user",
+    )?;
+    println!("   carol before she is a user      refused");
 
     let began = Instant::now();
-    panel.start(&config, &everybody).await?;
+    panel.sync_user(user(email, &[INBOUND])).await?;
+    let time = milliseconds(began);
+    ensure(world.is_served(&carol).await, "carol does not get in")?;
+    let moved = (bytes, bytes);
     ensure(
-        node.core() == core,
-        "the same Start again replaced the core",
+        counted(panel, email, moved).await? == moved,
+        "carol's bytes are not counted",
+    )?;
+    println!("   SyncUser adds her, {time:>4.1} ms      served, {bytes} B each way counted");
+
+    let began = Instant::now();
+    panel.sync_user(user(email, &[])).await?;
+    let time = milliseconds(began);
+    let until_then = download.counted().await?;
+    ensure(!world.is_served(&carol).await, "carol still gets in")?;
+    ensure(
+        traffic(panel, email).await? == moved,
+        "carol's bytes are counted after she was removed",
+    )?;
+    println!("   SyncUser removes her, {time:>4.1} ms   new connections refused");
+
+    let after = download.goes_on(until_then).await?;
+    println!(
+        "   alice's download                not cut: {} before that, {} after it",
+        human(until_then),
+        human(after)
+    );
+    Ok(())
+}
+
+async fn start_again(panel: &Panel, config: &Value, everybody: &[User]) -> Result<()> {
+    println!("\n5. The panel calls Start again, with the same message:");
+    let began = Instant::now();
+    let info = panel.start(config, everybody).await?;
+    ensure(
+        info.started,
+        "the node does not serve after the second Start",
     )?;
     println!(
-        "\nThe same Start again: nothing to do, {} ms, same core.",
-        began.elapsed().as_millis()
+        "   nothing to do                   {:.1} ms",
+        milliseconds(began)
     );
+    Ok(())
+}
 
+async fn end(node: &mut NodeProcess, panel: &Panel) -> Result<()> {
+    println!("\n6. The panel calls Stop, and the node gets a SIGTERM:");
     panel.stop().await?;
     ensure(
         node.cores().is_empty(),
         "the core is still there after Stop",
     )?;
-    ensure(node.stop().success(), "the node did not end as it should")?;
-    println!("Stop: core and node are gone.");
+    let status = node.stop();
+    ensure(status.success(), &format!("the node ended with {status}"))?;
+    println!("   the core is gone, the node ended with {status}");
+    println!("\nAll of it held.");
     Ok(())
 }
 
-/// The daemon, which cargo puts beside the folder of its examples.
-fn daemon() -> Result<PathBuf> {
-    let examples = std::env::current_exe()?;
-    let daemon = examples
-        .ancestors()
-        .nth(2)
-        .map(|folder| folder.join("raynode"));
-    match daemon.filter(|path| path.is_file()) {
-        Some(daemon) => Ok(daemon),
-        None => Err("the daemon is not built: run `make demo`, which builds it".into()),
+fn same_core(node: &NodeProcess, core: i32) -> Result<()> {
+    let now = node.cores();
+    ensure(
+        now == [core],
+        &format!("the core was pid {core} and is now {now:?}"),
+    )?;
+    println!("   the core                        the same process, pid {core}");
+    Ok(())
+}
+
+/// Bytes up and down of a user, as soon as they are what they should be, or what they are at last.
+async fn counted(panel: &Panel, email: &str, moved: (u64, u64)) -> Result<(u64, u64)> {
+    let began = Instant::now();
+    loop {
+        let counted = traffic(panel, email).await?;
+        if counted == moved || began.elapsed() > PATIENCE {
+            return Ok(counted);
+        }
+        sleep(Duration::from_millis(20)).await;
     }
+}
+
+async fn traffic(panel: &Panel, email: &str) -> Result<(u64, u64)> {
+    let (up, down) = panel.traffic(StatType::UserStat, email).await;
+    Ok((up.try_into()?, down.try_into()?))
+}
+
+/// The addresses that a user is connected from.
+async fn online(panel: &Panel, email: &str) -> Result<Vec<String>> {
+    let request = StatRequest {
+        name: email.to_owned(),
+        ..StatRequest::default()
+    };
+    let reply = panel
+        .client
+        .clone()
+        .get_user_online_ip_list_stats(request)
+        .await?;
+    Ok(reply.into_inner().ips.into_keys().collect())
 }
 
 /// Where the users go, and the way there.
@@ -142,110 +303,72 @@ impl World {
         Ok(stream)
     }
 
+    /// Whether a new connection gets through.
     async fn is_served(&self, client: &XrayClient) -> bool {
-        let attempt = self.exchange(client, 1000, 1000);
-        matches!(
-            tokio::time::timeout(Duration::from_secs(5), attempt).await,
-            Ok(Ok(_))
-        )
+        let (_, bytes) = CAROL;
+        let attempt = self.exchange(client, bytes, bytes);
+        matches!(timeout(PATIENCE, attempt).await, Ok(Ok(_)))
     }
+}
 
-    async fn download(&self, client: &XrayClient) -> Result<Download> {
-        let mut stream = client.connect(self.origin.address).await?;
-        stream.write_u64_le(0).await?;
-        stream.write_u64_le(u64::MAX).await?;
-        stream.read_u8().await?;
-        let (end, mut ended) = tokio::sync::oneshot::channel::<()>();
+/// A download of alice's that runs until it is dropped.
+struct Download<'a> {
+    panel: &'a Panel,
+    task: JoinHandle<()>,
+    /// What the node had counted when it began.
+    base: u64,
+}
+
+impl<'a> Download<'a> {
+    async fn start(panel: &'a Panel, world: &World, alice: &XrayClient) -> Result<Self> {
+        let (_, base) = traffic(panel, "alice").await?;
+        let mut stream = endless(world, alice).await?;
         let task = tokio::spawn(async move {
             let mut buffer = vec![0; 64 << 10];
-            let mut bytes = 0;
-            while ended.try_recv().is_err() {
-                match stream.read(&mut buffer).await? {
-                    0 => return Err(std::io::Error::other("it was cut off")),
-                    count => bytes += count as u64,
-                }
-                tokio::time::sleep(Duration::from_millis(1)).await;
+            while stream.read(&mut buffer).await.is_ok_and(|count| count > 0) {
+                // Fast enough to be busy, slow enough to leave the machine to others.
+                sleep(Duration::from_millis(1)).await;
             }
-            Ok(bytes)
         });
-        Ok(Download { task, end })
+        let download = Self { panel, task, base };
+        download.goes_on(0).await?;
+        Ok(download)
+    }
+
+    /// What the node counted of it so far.
+    async fn counted(&self) -> Result<u64> {
+        let (_, down) = traffic(self.panel, "alice").await?;
+        Ok(down.saturating_sub(self.base))
+    }
+
+    /// Waits until a good deal more came than `until_then`; returns how much.
+    async fn goes_on(&self, until_then: u64) -> Result<u64> {
+        let began = Instant::now();
+        loop {
+            ensure(!self.task.is_finished(), "alice's download was cut")?;
+            let more = self.counted().await?.saturating_sub(until_then);
+            if more >= ALIVE {
+                return Ok(more);
+            }
+            ensure(began.elapsed() < PATIENCE, "alice's download stands still")?;
+            sleep(Duration::from_millis(20)).await;
+        }
     }
 }
 
-/// A download that runs until it is ended.
-struct Download {
-    task: tokio::task::JoinHandle<std::io::Result<u64>>,
-    end: tokio::sync::oneshot::Sender<()>,
-}
-
-impl Download {
-    async fn end(self) -> Result<u64> {
-        self.end.send(()).ok();
-        Ok(self.task.await??)
+impl Drop for Download<'_> {
+    fn drop(&mut self) {
+        self.task.abort();
     }
 }
 
-/// What the node knows of everybody, beside what was sent.
-async fn show_usage(panel: &Panel) -> Result<()> {
-    println!(
-        "  {:<8} {:>12} {:>12}   {:<16} counted",
-        "user", "up", "down", "online from"
-    );
-    for (email, up, down) in USERS {
-        let sent = (i64::try_from(up * MIB)?, i64::try_from(down * MIB)?);
-        let counted = support::eventually("every byte is counted", || async {
-            let counted = panel.traffic(StatType::UserStat, email).await;
-            (counted == sent).then_some(counted)
-        });
-        let (up, down) = counted.await;
-        let request = StatRequest {
-            name: email.to_owned(),
-            ..StatRequest::default()
-        };
-        let online = panel
-            .client
-            .clone()
-            .get_user_online_ip_list_stats(request)
-            .await?
-            .into_inner();
-        let addresses: Vec<String> = online.ips.into_keys().collect();
-        println!(
-            "  {email:<8} {:>12} {:>12}   {:<16} to the byte",
-            human(up.unsigned_abs()),
-            human(down.unsigned_abs()),
-            addresses.join(", ")
-        );
-        ensure(
-            !addresses.is_empty(),
-            "a user with an open connection is not online",
-        )?;
-    }
-    Ok(())
-}
-
-async fn come_and_go(panel: &Panel, world: &World) -> Result<()> {
-    let carol = world.client("carol");
-    ensure(
-        !world.is_served(&carol).await,
-        "carol gets in before she is there",
-    )?;
-    let began = Instant::now();
-    panel.sync_user(user("carol", &[INBOUND])).await?;
-    println!("  carol added in {:.1} ms", milliseconds(began));
-    ensure(world.is_served(&carol).await, "carol does not get in")?;
-    println!(
-        "  carol connects: {} counted",
-        human(total(panel, "carol").await)
-    );
-    panel.sync_user(user("carol", &[])).await?;
-    ensure(!world.is_served(&carol).await, "carol still gets in")?;
-    println!("  carol removed: her next connection is refused");
-    Ok(())
-}
-
-async fn total(panel: &Panel, email: &str) -> u64 {
-    let (up, down) = panel.traffic(StatType::UserStat, email).await;
-    (up + down).unsigned_abs()
+/// Opens a connection over which the server sends without an end.
+async fn endless(world: &World, client: &XrayClient) -> Result<TcpStream> {
+    let mut stream = client.connect(world.origin.address).await?;
+    stream.write_u64_le(0).await?;
+    stream.write_u64_le(u64::MAX).await?;
+    stream.read_u8().await?;
+    Ok(stream)
 }
 
 fn ensure(holds: bool, otherwise: &str) -> Result<()> {

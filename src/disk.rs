@@ -2,7 +2,7 @@
 
 use std::fs::{self, File};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::Path;
 
 /// Makes sure of a folder that only our user can enter, and creates it with its parents.
@@ -17,6 +17,11 @@ pub(crate) fn private_folder(path: &Path) -> io::Result<()> {
         .recursive(true)
         .mode(0o700)
         .create(path)?;
+    if fs::metadata(path)?.uid() != nix::unistd::geteuid().as_raw() {
+        return Err(io::Error::other(
+            "this folder is not ours: choose another one",
+        ));
+    }
     let open_to_others = fs::metadata(path)?.permissions().mode() & 0o077;
     if open_to_others == 0 {
         return Ok(());

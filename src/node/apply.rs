@@ -117,7 +117,7 @@ impl Core<'_> {
             UserOp::Add { email, account, .. } => self.add(inbound, email.as_str(), account).await,
             UserOp::Remove { email, .. } => match self.remove(inbound, email.as_str()).await {
                 Ok(()) => Outcome::Made,
-                Err(error) => self.failed(inbound, email.as_str(), error).await,
+                Err(error) => self.failed(&error),
             },
             UserOp::Replace {
                 old,
@@ -126,7 +126,7 @@ impl Core<'_> {
                 ..
             } => {
                 if let Err(error) = self.remove(inbound, old.as_str()).await {
-                    return self.failed(inbound, old.as_str(), error).await;
+                    return self.failed(&error);
                 }
                 match self.add(inbound, email.as_str(), account).await {
                     Outcome::NotMade(reason) => Outcome::Absent(reason),
@@ -149,7 +149,7 @@ impl Core<'_> {
         }
         match result {
             Ok(()) => Outcome::Made,
-            Err(error) => self.failed(inbound, email, error).await,
+            Err(error) => self.failed(&error),
         }
     }
 
@@ -161,16 +161,14 @@ impl Core<'_> {
         }
     }
 
-    /// Without an answer the change may have been made or not: ask once, to know.
-    async fn failed(&self, inbound: &Inbound, email: &str, error: client::Error) -> Outcome {
-        let client::Error::NoAnswer(reason) = error else {
+    /// Without an answer the change may have been made, or be made yet: a core that was stopped for a
+    /// moment does what it was asked when it goes on. So nobody knows until the next change.
+    fn failed(&self, error: &client::Error) -> Outcome {
+        let client::Error::NoAnswer(_) = error else {
             return Outcome::NotMade(error.to_string());
         };
         self.silent.store(true, Ordering::Relaxed);
-        match self.client.has_user(inbound, email).await {
-            Ok(false) => Outcome::Absent(format!("no answer from xray: {reason}")),
-            Ok(true) | Err(_) => Outcome::Unknown(format!("no answer from xray: {reason}")),
-        }
+        Outcome::Unknown(error.to_string())
     }
 }
 

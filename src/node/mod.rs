@@ -197,13 +197,13 @@ impl Node {
                 roster,
             })
         });
+        self.host.watch();
         let session = self
             .change(Change::Start {
                 desired,
                 keep_alive,
             })
             .await?;
-        self.host.watch();
         Ok((session.unwrap_or_default(), self.base_info().await))
     }
 

@@ -164,7 +164,7 @@ pub(super) fn update(
     let mut refused = Refused::none();
     for user in users {
         let listing = match user {
-            Ok(user) if all_or_nothing && listed.0.contains_key(&user.email) => {
+            Ok(user) if all_or_nothing && listed.accounts.contains_key(&user.email) => {
                 Err((user.email, Reason::ListedTwice))
             }
             Ok(user) => accounts_of(current, &user)
@@ -179,14 +179,20 @@ pub(super) fn update(
             }
         }
     }
-    listed.strike_out_shared_secrets(current, &mut refused);
+    if all_or_nothing {
+        for (_, email, reason) in listed.shared_secrets(current) {
+            refused.add(&email, reason);
+        }
+    } else {
+        listed.cut_at_shared_secrets(current, &mut refused);
+    }
     if all_or_nothing && !refused.is_empty() {
         return (UserChanges::default(), refused.into_result());
     }
 
     let mut changes = Changes::default();
     for (tag, inbound) in current.inbounds() {
-        for (email, accounts) in &listed.0 {
+        for (email, accounts) in &listed.accounts {
             match accounts.get(tag) {
                 Some(account) => changes.want(tag, inbound, email, account),
                 None => {
@@ -213,38 +219,45 @@ fn accounts_of(current: &Roster, user: &User) -> Result<HashMap<Arc<str>, Accoun
     Ok(accounts)
 }
 
-/// The users of one update, with the accounts that they are to have.
+/// The users of one update in the order in which they came, with the accounts that they are to have.
 #[derive(Default)]
-struct Listed(HashMap<Email, HashMap<Arc<str>, Account>>);
+struct Listed {
+    accounts: HashMap<Email, HashMap<Arc<str>, Account>>,
+    order: Vec<Email>,
+}
 
 impl Listed {
     /// The last word on a user counts, and the last spelling of his name.
     fn put(&mut self, email: Email, accounts: HashMap<Arc<str>, Account>) {
-        self.0.remove(&email);
-        self.0.insert(email, accounts);
+        self.take(&email);
+        self.order.push(email.clone());
+        self.accounts.insert(email, accounts);
     }
 
-    /// Strikes out whoever would get a secret that somebody else has or gets too. A secret may move
-    /// from one listed user to another; but a user who is struck out keeps his, so this goes on
-    /// until nobody else is.
-    fn strike_out_shared_secrets(&mut self, current: &Roster, refused: &mut Refused) {
-        loop {
-            let shared = self.shared_secrets(current);
-            if shared.is_empty() {
-                return;
-            }
-            for (email, reason) in shared {
-                refused.add(&email, reason);
-                self.0.remove(&email);
+    fn take(&mut self, email: &Email) {
+        if self.accounts.remove(email).is_some() {
+            self.order.retain(|listed| listed != email);
+        }
+    }
+
+    /// Cuts the list before the first user who would get a secret that somebody else has or gets
+    /// before him. A secret may move from one listed user to another; but a user who is cut off
+    /// keeps his, so this goes on until nobody else is.
+    fn cut_at_shared_secrets(&mut self, current: &Roster, refused: &mut Refused) {
+        while let Some((place, email, reason)) = self.shared_secrets(current).into_iter().next() {
+            refused.add(&email, reason);
+            for behind in self.order.split_off(place) {
+                self.accounts.remove(&behind);
             }
         }
     }
 
-    fn shared_secrets(&self, current: &Roster) -> Vec<(Email, Reason)> {
+    /// Who would get a secret that somebody else has or gets before him, and his place in the list.
+    fn shared_secrets(&self, current: &Roster) -> Vec<(usize, Email, Reason)> {
         let mut wanted: HashMap<(&Arc<str>, Secret), &Email> = HashMap::new();
         let mut shared = Vec::new();
-        for (email, accounts) in &self.0 {
-            for (tag, account) in accounts {
+        for (place, email) in self.order.iter().enumerate() {
+            for (tag, account) in self.accounts.get(email).into_iter().flatten() {
                 let secret = account.secret();
                 let first = *wanted.entry((tag, secret)).or_insert(email);
                 let keeper = self
@@ -252,7 +265,11 @@ impl Listed {
                     .filter(|keeper| *keeper != email);
                 if let Some(other) = keeper.or((first != email).then_some(first)) {
                     let (inbound, other) = (Arc::clone(tag), other.clone());
-                    shared.push((email.clone(), Reason::SharedSecret { inbound, other }));
+                    shared.push((
+                        place,
+                        email.clone(),
+                        Reason::SharedSecret { inbound, other },
+                    ));
                     break;
                 }
             }
@@ -263,7 +280,7 @@ impl Listed {
     /// Who has the secret now and still has it after the update.
     fn keeper<'a>(&self, current: &'a Roster, tag: &str, secret: Secret) -> Option<&'a Email> {
         let holder = current.inbound(tag)?.holders.get(&secret)?;
-        let keeps_it = match self.0.get(holder) {
+        let keeps_it = match self.accounts.get(holder) {
             None => true,
             Some(accounts) => accounts
                 .get(tag)
@@ -319,7 +336,11 @@ impl Changes {
                     email,
                     account,
                 } => {
-                    if in_the_way.contains(&(Arc::clone(&inbound), old.clone())) {
+                    // Whose account nobody knows may hold a secret that another one is to get.
+                    let unknown = current
+                        .inbound(&inbound)
+                        .is_some_and(|users| matches!(users.users.get(&old), Some(None)));
+                    if unknown || in_the_way.contains(&(Arc::clone(&inbound), old.clone())) {
                         changes.first.push(UserOp::Remove {
                             inbound: Arc::clone(&inbound),
                             email: old,

@@ -370,4 +370,19 @@ mod tests {
             "a user of that name"
         );
     }
+
+    #[tokio::test]
+    async fn a_slow_viewer_reads_how_much_is_missing() {
+        let logs = std::sync::Arc::new(crate::xray::logs::Logs::new(1));
+        let mut stream = LogStream {
+            viewer: logs.viewer(),
+            _hold: None,
+        };
+        for line in ["a", "b", "c"] {
+            logs.push(line);
+        }
+        let told = stream.next().await.unwrap();
+        assert!(told.contains("2 lines are missing here"), "{told}");
+        assert_eq!(stream.next().await.unwrap(), "c");
+    }
 }

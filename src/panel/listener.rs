@@ -44,6 +44,8 @@ const PING_INTERVAL: Duration = Duration::from_secs(30);
 const PING_DEADLINE: Duration = Duration::from_secs(20);
 /// How long replies that are on their way are waited for at the end.
 const REPLY_DEADLINE: Duration = Duration::from_secs(10);
+/// How long replies get from the node's hands to the wire.
+const FLUSH: Duration = Duration::from_millis(150);
 /// How long a connection gets to say goodbye.
 const GOODBYE_DEADLINE: Duration = Duration::from_secs(2);
 /// Accepting fails when there are no descriptors left; asking at once again would burn a core.
@@ -218,10 +220,16 @@ where
     let mut connection = std::pin::pin!(http.serve_connection(TokioIo::new(stream), service));
     tokio::select! {
         biased;
-        () = goodbye.cancelled() => connection.as_mut().graceful_shutdown(),
+        () = goodbye.cancelled() => {}
         () = nobody_admitted(&admitted) => return Err("nobody showed a key in time".to_owned()),
         ended = connection.as_mut() => return ended.map_err(|error| error.to_string()),
     }
+    // Replies that were handed over may still wait for the wire; a GOAWAY would overtake them, and
+    // there are clients that hang up at once when they see one.
+    if let Ok(ended) = tokio::time::timeout(FLUSH, connection.as_mut()).await {
+        return ended.map_err(|error| error.to_string());
+    }
+    connection.as_mut().graceful_shutdown();
     match tokio::time::timeout(GOODBYE_DEADLINE, connection).await {
         Ok(ended) => ended.map_err(|error| error.to_string()),
         Err(_) => Err("closed before the client did".to_owned()),

@@ -13,6 +13,7 @@ use crate::xray::account::Credentials;
 
 /// `service.Backend`
 #[derive(Clone, PartialEq, Message)]
+#[prost(skip_debug)]
 pub struct Backend {
     /// What kind of core; see `service.BackendType`.
     #[prost(enumeration = "service::BackendType", tag = "1")]
@@ -33,6 +34,7 @@ pub struct Backend {
 
 /// `service.Users`
 #[derive(Clone, PartialEq, Message)]
+#[prost(skip_debug)]
 pub struct UserList {
     /// Encoded `service.User`s.
     #[prost(bytes = "bytes", repeated, tag = "1")]
@@ -41,6 +43,7 @@ pub struct UserList {
 
 /// `service.UsersChunk`
 #[derive(Clone, PartialEq, Message)]
+#[prost(skip_debug)]
 pub struct UsersChunk {
     /// Encoded `service.User`s.
     #[prost(bytes = "bytes", repeated, tag = "1")]
@@ -52,6 +55,21 @@ pub struct UsersChunk {
     #[prost(bool, tag = "3")]
     pub last: bool,
 }
+
+/// No message shows what it holds: keys and users.
+macro_rules! hidden {
+    ($($message:ident),*) => {$(
+        impl std::fmt::Debug for $message {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.debug_struct(stringify!($message))
+                    .field("users", &self.users.len())
+                    .finish_non_exhaustive()
+            }
+        }
+    )*};
+}
+
+hidden!(Backend, UserList, UsersChunk);
 
 /// Decodes each user when his turn comes.
 #[must_use]

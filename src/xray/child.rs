@@ -248,6 +248,8 @@ impl Appender {
             .create(true)
             .append(true)
             .mode(0o600)
+            // A FIFO without a reader must not stop the node.
+            .custom_flags(nix::fcntl::OFlag::O_NONBLOCK.bits())
             .open(path)
             .and_then(|mut file| file.write_all(text.as_bytes()));
         match written {

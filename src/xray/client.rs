@@ -14,7 +14,7 @@ use tonic::{Code, Request, Status};
 
 use crate::proto::xray::app::proxyman::command::handler_service_client::HandlerServiceClient;
 use crate::proto::xray::app::proxyman::command::{
-    AddUserOperation, AlterInboundRequest, GetInboundUserRequest, RemoveUserOperation,
+    AddUserOperation, AlterInboundRequest, RemoveUserOperation,
 };
 use crate::proto::xray::app::stats::command::stats_service_client::StatsServiceClient;
 use crate::proto::xray::app::stats::command::{
@@ -169,21 +169,6 @@ impl Client {
         bounded(ALTER_DEADLINE, self.handler().alter_inbound(request))
             .await
             .map(drop)
-    }
-
-    /// Whether an inbound has a user.
-    ///
-    /// # Errors
-    /// When the core refuses or does not answer.
-    pub async fn has_user(&self, inbound: &Inbound, email: &str) -> Result<bool, Error> {
-        let request = GetInboundUserRequest {
-            tag: inbound.tag.to_string(),
-            email: email.to_owned(),
-        };
-        let request = within(HEALTH_DEADLINE, request);
-        let reply = bounded(HEALTH_DEADLINE, self.handler().get_inbound_users(request)).await?;
-        // For a user who is not there it answers with one empty user.
-        Ok(reply.users.iter().any(|user| !user.email.is_empty()))
     }
 
     /// The counters whose names contain `pattern`, set to zero by the same call with `reset`.

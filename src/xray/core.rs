@@ -72,20 +72,20 @@ pub struct Core {
     client: Client,
     version: Version,
     ready: Instant,
-    socket: PathBuf,
+    _socket: Socket,
     tail: Tail,
     _health: JoinSet<()>,
 }
 
 impl Core {
-    fn new(child: Child, client: Client, version: Version, socket: PathBuf, tail: Tail) -> Self {
+    fn new(child: Child, client: Client, version: Version, socket: Socket, tail: Tail) -> Self {
         let health = watch_health(child.pid(), client.clone());
         Self {
             child,
             client,
             version,
             ready: Instant::now(),
-            socket,
+            _socket: socket,
             tail,
             _health: health,
         }
@@ -140,12 +140,16 @@ impl Core {
     }
 }
 
-impl Drop for Core {
-    /// Xray leaves its socket behind when it is killed.
+/// The path of one core's API. Xray leaves the file behind when it is killed, and some versions leave
+/// it when they can't start.
+#[derive(Debug)]
+struct Socket(PathBuf);
+
+impl Drop for Socket {
     fn drop(&mut self) {
-        let mut lock = self.socket.clone().into_os_string();
+        let mut lock = self.0.clone().into_os_string();
         lock.push(".lock");
-        for path in [self.socket.as_path(), lock.as_ref()] {
+        for path in [self.0.as_path(), lock.as_ref()] {
             match std::fs::remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
                     tracing::debug!(path = %path.display(), %error, "the socket stays behind");

@@ -47,7 +47,22 @@ pub async fn end(runtime_dir: &Path) -> usize {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
+    remove_sockets(runtime_dir);
     leftover.len()
+}
+
+/// The sockets of cores that are gone.
+fn remove_sockets(runtime_dir: &Path) {
+    let Ok(entries) = std::fs::read_dir(runtime_dir) else {
+        return;
+    };
+    for entry in entries.flatten() {
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with("core-") && (name.ends_with(".sock") || name.ends_with(".sock.lock")) {
+            drop(std::fs::remove_file(entry.path()));
+        }
+    }
 }
 
 fn marked(mark: &OsString) -> Vec<Pid> {

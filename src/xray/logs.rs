@@ -59,21 +59,6 @@ impl Logs {
         self.written.send_replace(written);
     }
 
-    /// How many lines were written so far.
-    #[must_use]
-    pub fn position(&self) -> u64 {
-        *self.written.borrow()
-    }
-
-    /// The newest lines since a position, at most `count`.
-    #[must_use]
-    pub fn tail(&self, since: u64, count: usize) -> Vec<Arc<str>> {
-        let history = self.lock();
-        let fresh = usize::try_from(history.end().saturating_sub(since)).unwrap_or(usize::MAX);
-        let skip = history.lines.len().saturating_sub(fresh.min(count));
-        history.lines.iter().skip(skip).cloned().collect()
-    }
-
     /// A viewer who starts with the whole history.
     #[must_use]
     pub fn viewer(self: &Arc<Self>) -> Viewer {
@@ -198,23 +183,6 @@ mod tests {
             logs.push(&long);
         }
         assert!(logs.lock().bytes <= HISTORY_BYTES);
-        assert_eq!(logs.position(), 10);
-    }
-
-    #[test]
-    fn the_tail_counts_from_a_position() {
-        let logs = Logs::new(10);
-        logs.push("before");
-        let start = logs.position();
-        logs.push("a");
-        logs.push("b");
-        let tail = |count| {
-            logs.tail(start, count)
-                .iter()
-                .map(ToString::to_string)
-                .collect::<Vec<_>>()
-        };
-        assert_eq!(tail(10), ["a", "b"]);
-        assert_eq!(tail(1), ["b"]);
+        assert_eq!(*logs.written.borrow(), 10);
     }
 }

@@ -55,7 +55,14 @@ impl FromStr for Version {
 
     fn from_str(text: &str) -> Result<Self, ()> {
         let mut numbers = text.strip_prefix('v').unwrap_or(text).splitn(3, '.');
-        let mut next = || numbers.next().ok_or(())?.parse().map_err(drop);
+        // Builds may carry a suffix: 26.4.1-rc1.
+        let digits = |part: &str| {
+            let end = part
+                .find(|char: char| !char.is_ascii_digit())
+                .unwrap_or(part.len());
+            part.get(..end).unwrap_or_default().parse().map_err(drop)
+        };
+        let mut next = || digits(numbers.next().ok_or(())?);
         Ok(Self::new(next()?, next()?, next()?))
     }
 }
@@ -74,6 +81,11 @@ mod tests {
 
     #[test]
     fn other_programs_are_not_xray() {
+        let candidate = "Xray 26.4.1-rc1 (Xray) Custom";
+        assert_eq!(
+            Version::from_banner(candidate),
+            Some(Version::new(26, 4, 1))
+        );
         for output in ["", "V2Ray 5.1.0 (V2Fly)", "Xray", "Xray x.y.z", "Xray 26.3"] {
             assert_eq!(Version::from_banner(output), None, "{output:?}");
         }

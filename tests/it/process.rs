@@ -212,6 +212,54 @@ async fn the_core_inherits_nothing_that_is_the_nodes_alone() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn sockets_that_a_killed_core_left_are_in_nobodys_way() {
+    let node = NodeProcess::start(NODE);
+    let panel = Panel::of(&node);
+    let mut config = vless_config(ports::free());
+    let socket = node.folder().join("inbound.sock");
+    let mut inbound = crate::support::xray::vless_inbound("unix", 1);
+    inbound["listen"] = serde_json::json!(format!("{},0666", socket.display()));
+    inbound.as_object_mut().unwrap().remove("port");
+    config["inbounds"].as_array_mut().unwrap().push(inbound);
+    panel.start(&config, &[]).await.unwrap();
+    assert!(socket.exists());
+    let core = node.core();
+    kill(Pid::from_raw(core), Signal::SIGKILL).unwrap();
+    eventually("it comes back", || async {
+        panel.info().await.started.then_some(())
+    })
+    .await;
+    eventually("another one", || async {
+        node.cores().iter().all(|pid| *pid != core).then_some(())
+    })
+    .await;
+    panel.stop().await.unwrap();
+
+    // Neither do starts that fail leave anything behind.
+    let foreign = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = vless_config(foreign.local_addr().unwrap().port());
+    panel.start(&taken, &[]).await.unwrap_err();
+    let left: Vec<_> = std::fs::read_dir(node.folder().join("run"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name())
+        .filter(|name| name != "lock")
+        .collect();
+    assert!(left.is_empty(), "{left:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_file_that_blocks_does_not_stop_the_node() {
+    let node = NodeProcess::start(NODE);
+    let fifo = node.folder().join("fifo");
+    nix::unistd::mkfifo(&fifo, nix::sys::stat::Mode::S_IRWXU).unwrap();
+    let mut config = vless_config(ports::free());
+    config["log"] = serde_json::json!({ "loglevel": "debug", "access": fifo, "error": fifo });
+    let panel = Panel::of(&node);
+    let start = tokio::time::timeout(Duration::from_secs(5), panel.start(&config, &[]));
+    assert!(start.await.expect("nobody reads the fifo").unwrap().started);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_core_that_dies_comes_back_with_its_users() {
     let node = NodeProcess::start(NODE);
     let panel = Panel::of(&node);

@@ -329,7 +329,7 @@ async fn chunks_that_do_not_make_a_list_are_refused() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_stream_that_breaks_off_is_an_error_and_what_came_before_stays() {
+async fn users_of_a_stream_are_applied_on_arrival_and_stay_when_it_breaks_off() {
     let served = Served::start().await;
     let (sender, receiver) = tokio::sync::mpsc::channel(1);
     let mut client = served.panel.client.clone();

@@ -81,7 +81,7 @@ async fn every_viewer_gets_every_line_also_of_the_next_core() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_viewer_that_reads_too_slowly_is_told_how_much_he_missed() {
+async fn a_viewer_that_reads_too_slowly_is_not_cut_off() {
     let node = NodeProcess::start_with(NODE, &[("LOG_BUFFER_SIZE", "5")]);
     let panel = Panel::of(&node);
     let mut config = vless_config(ports::free());
@@ -96,8 +96,8 @@ async fn a_viewer_that_reads_too_slowly_is_told_how_much_he_missed() {
     }
     let mut fast = viewer(&panel).await;
     assert!(until(&mut fast, "").await.len() <= 5);
-    // Small lines fit into the buffers of a connection by the thousand; so this only asks that a
-    // viewer is not cut off. What it is told is shown by the unit tests of the log.
+    // What he is told is shown by the unit tests: small lines fit into the buffers of a connection by
+    // the thousand.
     until(&mut slow, "").await;
 }
 

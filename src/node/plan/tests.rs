@@ -174,20 +174,35 @@ fn a_secret_that_somebody_keeps_is_refused_by_name() {
 }
 
 #[test]
-fn who_is_struck_out_keeps_his_secret_from_others() {
-    // c may not have a's secret, because a keeps it; so b may not have c's.
+fn who_is_cut_off_keeps_his_secret_from_others() {
+    // c may not have a's secret, because a keeps it; so b, who came before him, may not have c's.
     let current = roster(vec![user("a", 1, &["vless"]), user("c", 3, &["vless"])]);
-    let (changes, refused) = update(
-        &current,
-        listed(vec![user("c", 1, &["vless"]), user("b", 3, &["vless"])]),
-        false,
-    );
+    let users = vec![user("b", 3, &["vless"]), user("c", 1, &["vless"])];
+    let (changes, refused) = update(&current, listed(users), false);
     assert!(changes.is_empty(), "{changes:?}");
     let text = refused.unwrap_err().to_string();
     assert!(
         text.contains("user c:") && text.contains("user b:"),
         "{text}"
     );
+}
+
+#[test]
+fn in_a_stream_it_is_the_second_one_who_is_refused_with_all_behind_him() {
+    let current = roster(vec![]);
+    let users = || {
+        vec![
+            user("first", 1, &["vless"]),
+            user("second", 1, &["vless"]),
+            user("late", 3, &["vless"]),
+        ]
+    };
+    for _ in 0..20 {
+        let (changes, refused) = update(&current, listed(users()), false);
+        let served: Vec<&str> = changes.then.iter().map(|op| op.email().as_str()).collect();
+        assert_eq!(served, ["first"]);
+        assert!(refused.unwrap_err().to_string().starts_with("user second:"));
+    }
 }
 
 #[test]
@@ -264,7 +279,10 @@ fn who_may_or_may_not_be_there_is_settled_by_the_next_change() {
         true,
     );
     assert!(
-        matches!(changes.then.as_slice(), [UserOp::Replace { .. }]),
+        matches!(
+            (changes.first.as_slice(), changes.then.as_slice()),
+            ([UserOp::Remove { .. }], [UserOp::Add { .. }])
+        ),
         "{changes:?}"
     );
     let changes = replace_all(&current, &roster(vec![user("a", 1, &["vless"])]));

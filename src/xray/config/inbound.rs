@@ -119,7 +119,7 @@ fn carries_vision(inbound: &Map<String, Value>, settings: &Map<String, Value>) -
     };
     let raw = matches!(
         text(stream, "network").to_ascii_lowercase().as_str(),
-        "" | "raw" | "tcp"
+        "" | "raw" | "tcp" | "kcp" | "mkcp"
     );
     let secured = matches!(
         text(stream, "security").to_ascii_lowercase().as_str(),

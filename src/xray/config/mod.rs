@@ -8,7 +8,7 @@ mod inbound;
 mod render;
 mod rewrite;
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
@@ -54,7 +54,7 @@ pub struct LogFiles {
 }
 
 /// A configuration without its users.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct Skeleton {
     /// Everything; `inbounds` stays here only as the place where they belong.
     root: Map<String, Value>,
@@ -63,6 +63,16 @@ pub struct Skeleton {
     managed: Vec<Option<Inbound>>,
     log_files: LogFiles,
     silent_outbounds: Vec<String>,
+}
+
+impl std::fmt::Debug for Skeleton {
+    /// Shows no value: there are private keys among them.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let parts: Vec<&String> = self.root.keys().collect();
+        f.debug_struct("Skeleton")
+            .field("parts", &parts)
+            .finish_non_exhaustive()
+    }
 }
 
 impl PartialEq for Skeleton {
@@ -113,6 +123,15 @@ impl Skeleton {
     /// The inbounds whose users the panel manages.
     pub fn inbounds(&self) -> impl Iterator<Item = &Inbound> {
         self.managed.iter().flatten()
+    }
+
+    /// The unix sockets that inbounds listen on, without the mode that may stand behind the path.
+    pub fn unix_sockets(&self) -> impl Iterator<Item = &Path> {
+        self.inbounds
+            .iter()
+            .filter_map(|inbound| inbound.get("listen")?.as_str())
+            .filter(|listen| listen.starts_with('/'))
+            .map(|listen| Path::new(listen.split(',').next().unwrap_or(listen)))
     }
 
     /// The files that the operator wants log lines in.

@@ -44,7 +44,7 @@ impl Skeleton {
     ) -> io::Result<()> {
         let mut root = self.root.clone();
         root.insert("api".to_owned(), self.api(door));
-        if self.has_hysteria() && !door.version.counts_hysteria_users_beside_inbounds() {
+        if self.gives_up_inbound_counters(door.version) {
             count_no_inbounds(&mut root);
         }
         let behind_a_door = !door.version.listens_on_unix_socket();
@@ -67,6 +67,12 @@ impl Skeleton {
             with: &inbounds,
         };
         serde_json::to_writer(out, &config).map_err(io::Error::from)
+    }
+
+    /// Whether inbounds stay uncounted on a core of this version, so that users are counted.
+    #[must_use]
+    pub fn gives_up_inbound_counters(&self, version: Version) -> bool {
+        self.has_hysteria() && !version.counts_hysteria_users_beside_inbounds()
     }
 
     fn has_hysteria(&self) -> bool {

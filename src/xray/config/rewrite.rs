@@ -33,6 +33,8 @@ pub(super) const INBOUND_COUNTERS: [&str; 2] = ["statsInboundUplink", "statsInbo
 
 const GUARD_TAG: &str = "PG_NODE_MALFORMED_DOMAIN_GUARD";
 
+const PRIVATE_NAME: &str = "geoip:private";
+
 /// What `geoip:private` stands for, written out so that no geo file is needed for it.
 const PRIVATE: [&str; 15] = [
     "0.0.0.0/8",
@@ -146,13 +148,30 @@ pub(super) fn policy(root: &mut Map<String, Value>, inbounds: &[Value]) -> Resul
     Ok(())
 }
 
-/// Levels named by the users that an excluded inbound keeps.
-fn user_levels(inbound: &Value) -> impl Iterator<Item = u64> {
-    ["/settings/clients", "/settings/users"]
-        .into_iter()
-        .filter_map(|list| inbound.pointer(list).and_then(Value::as_array))
+/// Levels named in an inbound's settings: those of the users that an excluded one keeps, of peers and
+/// accounts, and the one of a whole inbound.
+fn user_levels(inbound: &Value) -> Vec<u64> {
+    let level = |user: &Value| {
+        let named = user.as_object()?.iter().find(|(key, _)| is_level(key))?;
+        named.1.as_u64()
+    };
+    let Some(settings) = inbound.get("settings").and_then(Value::as_object) else {
+        return Vec::new();
+    };
+    let lists = settings
+        .values()
+        .filter_map(Value::as_array)
         .flatten()
-        .filter_map(|user| user.get("level").and_then(Value::as_u64))
+        .filter_map(level);
+    let own = settings
+        .iter()
+        .filter(|(key, _)| is_level(key))
+        .filter_map(|(_, value)| value.as_u64());
+    lists.chain(own).collect()
+}
+
+fn is_level(key: &str) -> bool {
+    key.eq_ignore_ascii_case("level") || key.eq_ignore_ascii_case("userLevel")
 }
 
 /// Tags of the outbounds that lead nowhere, in alphabetical order.
@@ -191,14 +210,28 @@ pub(super) fn routing(root: &mut Map<String, Value>) -> Result<(), Error> {
     let routing = object(root, "routing")?;
     canonical_keys(routing, &["rules"]);
     let mut rules = take_list(routing, "rules")?;
+    for rule in rules.iter_mut().filter_map(Value::as_object_mut) {
+        canonical_keys(
+            rule,
+            &["ip", "source", "sourceIP", "outboundTag", "ruleTag"],
+        );
+    }
     rules.retain(|rule| {
         let names = |key: &str, value: &str| rule.get(key).and_then(Value::as_str) == Some(value);
         !names("outboundTag", API_TAG) && !names("ruleTag", GUARD_TAG)
     });
     for rule in rules.iter_mut().filter_map(Value::as_object_mut) {
-        for key in ["ip", "source"] {
-            if let Some(Value::Array(addresses)) = rule.get_mut(key) {
-                spell_out_private(addresses);
+        for key in ["ip", "source", "sourceIP"] {
+            match rule.get_mut(key) {
+                Some(Value::Array(addresses)) => spell_out_private(addresses),
+                // Xray takes one text for a list of one, with commas between several.
+                Some(Value::String(text)) if text.to_ascii_lowercase().contains(PRIVATE_NAME) => {
+                    let mut addresses =
+                        text.split(',').map(|one| Value::from(one.trim())).collect();
+                    spell_out_private(&mut addresses);
+                    rule.insert(key.to_owned(), Value::Array(addresses));
+                }
+                _ => {}
             }
         }
     }
@@ -213,7 +246,7 @@ fn spell_out_private(addresses: &mut Vec<Value>) {
     let is_private = |value: &Value| {
         value
             .as_str()
-            .is_some_and(|text| text.eq_ignore_ascii_case("geoip:private"))
+            .is_some_and(|text| text.eq_ignore_ascii_case(PRIVATE_NAME))
     };
     if let Some(place) = addresses.iter().position(is_private) {
         addresses.splice(place..=place, PRIVATE.map(Value::from));

@@ -162,6 +162,51 @@ fn an_excluded_inbound_keeps_its_users() {
 }
 
 #[test]
+fn every_level_that_is_named_is_counted() {
+    let config = json!({ "inbounds": [
+        { "tag": "a", "protocol": "shadowsocks", "settings": { "level": 4, "password": "x" } },
+        { "tag": "b", "protocol": "vless", "settings": { "Clients": [{ "Level": 6 }] } },
+        { "tag": "c", "protocol": "wireguard", "settings": { "peers": [{ "level": 7 }] } },
+        { "tag": "d", "protocol": "socks", "settings": { "userLevel": 8 } },
+    ]});
+    let exclude = ["a", "b"].map(str::to_owned);
+    let skeleton = Skeleton::parse(&config.to_string(), &exclude).unwrap();
+    let rendered = render_with(&skeleton, NEW, &Fixed::default());
+    for level in ["0", "4", "6", "7", "8"] {
+        assert_eq!(
+            rendered["policy"]["levels"][level]["statsUserUplink"],
+            json!(true),
+            "{level}"
+        );
+    }
+}
+
+#[test]
+fn private_addresses_are_spelled_out_in_every_form_of_a_rule() {
+    for rule in [
+        json!({ "IP": ["geoip:private"] }),
+        json!({ "sourceIP": ["GEOIP:private", "8.8.8.8"] }),
+        json!({ "source": "geoip:private,8.8.8.8" }),
+        json!({ "ip": "geoip:private" }),
+    ] {
+        let text = render(&json!({ "routing": { "rules": [rule] } })).to_string();
+        assert!(
+            text.contains("\"fc00::/7\"") && !text.to_lowercase().contains("geoip"),
+            "{text}"
+        );
+    }
+}
+
+#[test]
+fn nothing_shows_what_is_in_a_config() {
+    let shown = format!("{:?}", parse(&everything()));
+    assert!(
+        shown.contains("routing") && !shown.contains("AAAAAAAA"),
+        "{shown}"
+    );
+}
+
+#[test]
 fn keys_count_in_any_case_as_they_do_for_xray() {
     let config = json!({
         "Inbounds": [{ "Tag": "in", "Protocol": "VLESS", "Settings": { "Clients": [{ "id": "leftover" }] } }],
@@ -237,6 +282,10 @@ fn vision_is_for_transports_that_can_carry_it() {
         none()
     ));
     assert!(vision(json!({ "security": "tls" }), none()));
+    assert!(vision(
+        json!({ "network": "kcp", "security": "tls" }),
+        none()
+    ));
     assert!(!vision(json!({ "network": "tcp" }), none()));
     assert!(!vision(
         json!({ "network": "ws", "security": "tls" }),

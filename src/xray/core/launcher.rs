@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::output::{Output, Tail};
-use super::{Core, Error, READY_DEADLINE};
+use super::{Core, Error, READY_DEADLINE, Socket};
 use crate::disk;
 use crate::xray::child::{Child, Spawn};
 use crate::xray::client::Client;
@@ -83,6 +83,7 @@ impl Launcher {
         }
         let output = tokio::process::Command::new(&self.binary)
             .arg("version")
+            .env_remove("API_KEY")
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output();
@@ -128,18 +129,22 @@ impl Launcher {
     ) -> Result<Core, Error> {
         let version = self.version().await?;
         let socket = self.fresh_socket()?;
-        let config = Self::render(skeleton, accounts, &socket, version)?;
+        let config = Self::render(skeleton, accounts, &socket.0, version)?;
+        if skeleton.gives_up_inbound_counters(version) {
+            tracing::warn!(%version, "inbounds are not counted: with a hysteria inbound this xray could not count users then");
+        }
+        skeleton.unix_sockets().for_each(remove_stale_socket);
         self.write_debug_config(&config)?;
         let tail = Tail::new(self.tail_lines);
         let output = Output::new(
             Arc::clone(&self.logs),
             skeleton.log_files(),
-            &socket,
+            &socket.0,
             tail.clone(),
             self.debug_config.is_some(),
         );
         let child = self.spawn(&["run", "-c", "stdin:"], config, output)?;
-        let client = Client::new(socket.clone());
+        let client = Client::new(socket.0.clone());
         ready(&child, &client, &tail).await?;
         tracing::info!(pid = child.pid(), %version, "core started");
         Ok(Core::new(child, client, version, socket, tail))
@@ -184,14 +189,14 @@ impl Launcher {
     }
 
     /// A path that no core has had: Xray hangs without a word on the path of one that still lives.
-    fn fresh_socket(&self) -> Result<PathBuf, Error> {
+    fn fresh_socket(&self) -> Result<Socket, Error> {
         loop {
             let number = self.sockets.fetch_add(1, Ordering::Relaxed);
             let socket = self
                 .runtime_dir
                 .join(format!("core-{}-{number}.sock", std::process::id()));
             match std::fs::symlink_metadata(&socket) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(socket),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Socket(socket)),
                 Err(source) => {
                     return Err(Error::Io {
                         path: socket,
@@ -220,6 +225,16 @@ impl Launcher {
         let config: serde_json::Value =
             serde_json::from_slice(config).map_err(|error| fail(error.into()))?;
         disk::write_private(&path, format!("{config:#}\n").as_bytes()).map_err(fail)
+    }
+}
+
+/// Xray leaves a socket behind when it is killed, and the next one could not listen on it.
+fn remove_stale_socket(path: &Path) {
+    use std::os::unix::fs::FileTypeExt;
+
+    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
+    if is_socket && let Err(error) = std::fs::remove_file(path) {
+        tracing::warn!(path = %path.display(), %error, "a socket that the config listens on is in the way");
     }
 }
 

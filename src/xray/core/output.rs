@@ -209,8 +209,8 @@ impl Tail {
         let refused = lines
             .iter()
             .rev()
-            .find_map(|line| line.split_once("Failed to start: "));
-        if let Some((_, reason)) = refused {
+            .find_map(|line| line.strip_prefix("Failed to start: "));
+        if let Some(reason) = refused {
             return Some(reason.to_owned());
         }
         lines
