@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use raynode::panel::wire::UsersChunk;
 use raynode::proto::service::StatType;
-use tokio::task::JoinHandle;
 use tonic::Code;
 
 use crate::NODE;
+use crate::support::origin::Download;
 use crate::support::panel::encoded;
 use crate::support::users::{self, numbered, user};
 use crate::support::xray::{vless_config, vless_inbound, vless_outbound};
@@ -54,47 +54,11 @@ impl Served {
         )
     }
 
-    /// A download that goes on until it is told to end; it fails if a byte of it is cut off.
+    /// A download of this client's user.
     async fn download(&self, client: &XrayClient) -> Download {
-        let mut stream = client.connect(self.origin.address).await.unwrap();
-        // The first exchange is over before this returns: the connection stands.
-        let (end, mut ended) = tokio::sync::oneshot::channel::<()>();
-        let (begun, has_begun) = tokio::sync::oneshot::channel();
-        let task = tokio::spawn(async move {
-            use tokio::io::{AsyncReadExt, AsyncWriteExt};
-            stream.write_u64_le(0).await.unwrap();
-            stream.write_u64_le(u64::MAX).await.unwrap();
-            let mut buffer = vec![0; 64 << 10];
-            let mut begun = Some(begun);
-            let mut bytes = 0_u64;
-            while ended.try_recv().is_err() {
-                let count = stream.read(&mut buffer).await.unwrap();
-                assert!(count > 0, "the download was cut off after {bytes} bytes");
-                bytes += count as u64;
-                if let Some(begun) = begun.take() {
-                    begun.send(()).unwrap();
-                }
-                // Fast enough to be busy, slow enough to leave the machine to others.
-                tokio::time::sleep(Duration::from_millis(1)).await;
-            }
-            bytes
-        });
-        has_begun.await.unwrap();
-        Download { task, end }
-    }
-}
-
-struct Download {
-    task: JoinHandle<u64>,
-    end: tokio::sync::oneshot::Sender<()>,
-}
-
-impl Download {
-    /// Ends it; returns how many bytes came without a break.
-    async fn end(self) -> u64 {
-        assert!(!self.task.is_finished(), "the download was cut off");
-        self.end.send(()).unwrap();
-        self.task.await.unwrap()
+        Download::start(client.connect(self.origin.address).await.unwrap())
+            .await
+            .unwrap()
     }
 }
 
@@ -115,7 +79,7 @@ async fn a_user_comes_and_goes_while_another_ones_download_runs() {
     served.panel.sync_user(user("2", &[])).await.unwrap();
     assert!(!served.is_served(&second).await, "he was removed");
 
-    assert!(download.end().await > 0);
+    assert!(download.end().await.unwrap() > 0);
     assert_eq!(served.node.core(), core);
 }
 
@@ -162,7 +126,7 @@ async fn five_thousand_users_are_synced_while_a_download_runs() {
         "who is not in a full list is gone"
     );
 
-    assert!(download.end().await > 0);
+    assert!(download.end().await.unwrap() > 0);
     assert_eq!(served.node.core(), core, "no sync starts the core anew");
 }
 

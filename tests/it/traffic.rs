@@ -9,6 +9,7 @@ use serde_json::{Value, json};
 
 use crate::NODE;
 use crate::support::node::{xray_binary, xray_version};
+use crate::support::origin::Download;
 use crate::support::users::{self, SHADOWSOCKS_METHOD};
 use crate::support::xray::{freedom, tls_client, tls_server, vless_outbound};
 use crate::support::{NodeProcess, Origin, Panel, XrayClient, eventually, origin, ports};
@@ -153,8 +154,30 @@ async fn known_bytes_are_counted(case: Case) {
     assert_eq!(read, up + down);
     assert_eq!(panel.traffic(StatType::UserStat, "7").await, (0, 0));
 
-    // A user who is removed and comes back live is served by the API alone: the same core.
+    // Another user comes live, is served and goes, while this one's download runs.
     let core = node.core();
+    let stream = client.connect(origin.address).await.unwrap();
+    let download = Download::start(stream).await.unwrap();
+    panel
+        .sync_user(users::user_with("8", &["in"], case.flow))
+        .await
+        .unwrap();
+    let of_other = XrayClient::start(&for_user("8", &case.outbound));
+    served(&of_other, &origin).await.unwrap();
+    drop(of_other);
+    panel
+        .sync_user(users::user_with("8", &[], case.flow))
+        .await
+        .unwrap();
+    let of_other = XrayClient::start(&for_user("8", &case.outbound));
+    assert!(
+        served(&of_other, &origin).await.is_err(),
+        "the removed user is still served"
+    );
+    drop(of_other);
+    assert!(download.end().await.unwrap() > 0);
+
+    // A user who is removed and comes back live is served by the API alone: the same core.
     panel
         .sync_user(users::user_with("7", &[], case.flow))
         .await
@@ -173,6 +196,32 @@ async fn known_bytes_are_counted(case: Case) {
     assert_eq!(node.core(), core);
     assert!(node.stop().success());
     assert_eq!(node.cores(), Vec::<i32>::new());
+}
+
+/// The outbound of user 7 with another user's secrets in it.
+fn for_user(email: &str, outbound: &Value) -> Value {
+    let mut text = outbound.to_string();
+    let secrets = |email: &str| {
+        [
+            users::id(email).to_string(),
+            users::password(email),
+            derived_key(email, 16),
+            derived_key(email, 32),
+        ]
+    };
+    for (old, new) in secrets("7").iter().zip(secrets(email)) {
+        text = text.replace(old, &new);
+    }
+    serde_json::from_str(&text).unwrap()
+}
+
+/// The Shadowsocks 2022 key that a client derives from a password that is no key.
+fn derived_key(email: &str, key_bytes: usize) -> String {
+    use base64::Engine as _;
+    use base64::engine::general_purpose::STANDARD;
+    use sha2::{Digest, Sha256};
+
+    STANDARD.encode(&Sha256::digest(users::password(email))[..key_bytes])
 }
 
 /// Whether this client's user gets through.
@@ -333,12 +382,10 @@ async fn shadowsocks() {
 async fn shadowsocks_2022(method: &str, key_bytes: usize) {
     use base64::Engine as _;
     use base64::engine::general_purpose::STANDARD;
-    use sha2::{Digest, Sha256};
 
     let port = ports::free();
     let server_key = STANDARD.encode(vec![5; key_bytes]);
-    // The panel's password is no key, so the client derives one as panels do.
-    let user_key = STANDARD.encode(&Sha256::digest(users::password("7"))[..key_bytes]);
+    let user_key = derived_key("7", key_bytes);
     let outbound = server(
         "shadowsocks",
         &json!({

@@ -104,3 +104,43 @@ pub async fn exchange(
     }
     Ok(())
 }
+
+/// A download that goes on until it is told to end, and fails when a byte of it is cut off.
+pub struct Download {
+    task: tokio::task::JoinHandle<std::io::Result<u64>>,
+    end: tokio::sync::oneshot::Sender<()>,
+}
+
+impl Download {
+    /// Begins it on a connection to an origin; returns when bytes are coming.
+    pub async fn start(mut stream: tokio::net::TcpStream) -> std::io::Result<Self> {
+        stream.write_u64_le(0).await?;
+        stream.write_u64_le(u64::MAX).await?;
+        stream.read_u8().await?;
+        let (end, mut ended) = tokio::sync::oneshot::channel::<()>();
+        let task = tokio::spawn(async move {
+            let mut buffer = vec![0; 64 << 10];
+            let mut bytes = 0;
+            while ended.try_recv().is_err() {
+                match stream.read(&mut buffer).await? {
+                    0 => {
+                        return Err(std::io::Error::other(format!(
+                            "cut off after {bytes} bytes"
+                        )));
+                    }
+                    count => bytes += count as u64,
+                }
+                // Fast enough to be busy, slow enough to leave the machine to others.
+                tokio::time::sleep(std::time::Duration::from_millis(1)).await;
+            }
+            Ok(bytes)
+        });
+        Ok(Self { task, end })
+    }
+
+    /// Ends it; returns how many bytes came without a break.
+    pub async fn end(self) -> std::io::Result<u64> {
+        self.end.send(()).ok();
+        self.task.await.map_err(std::io::Error::other)?
+    }
+}
