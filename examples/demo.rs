@@ -19,11 +19,10 @@ use std::time::{Duration, Instant};
 
 use raynode::proto::service::{StatRequest, StatType, User};
 use serde_json::Value;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
-use tokio::task::JoinHandle;
 use tokio::time::{sleep, timeout};
 
+use support::origin::Download;
 use support::users::{self, user};
 use support::xray::{vless_config, vless_outbound};
 use support::{NodeProcess, Origin, Panel, XrayClient, origin, ports};
@@ -58,9 +57,7 @@ async fn main() -> ExitCode {
 
 async fn demo() -> Result<()> {
     let daemon = daemon()?;
-    println!(
-        "A node, its Xray and its users, all on this machine. This program plays the panel.\n"
-    );
+    println!("A node, its Xray and its users on this machine. This program is the panel.\n");
     let mut node = NodeProcess::start_with(daemon, &[("LOG_LEVEL", "warn")]);
     let panel = Panel::of(&node);
     let port = ports::free();
@@ -167,7 +164,7 @@ async fn show_usage(panel: &Panel) -> Result<()> {
             wrong.push(format!("{email} has a connection and is not online"));
         }
     }
-    println!("   (The apps dial from 127.0.0.2, because Xray leaves 127.0.0.1 out of such lists.)");
+    println!("   (The apps dial from 127.0.0.2: Xray does not list who comes from 127.0.0.1.)");
     ensure(wrong.is_empty(), &wrong.join("; "))
 }
 
@@ -175,7 +172,9 @@ async fn show_usage(panel: &Panel) -> Result<()> {
 async fn come_and_go(panel: &Panel, world: &World, alice: &XrayClient) -> Result<()> {
     let (email, bytes) = CAROL;
     println!("\n4. alice downloads without an end, and meanwhile carol comes and goes:");
-    let download = Download::start(panel, world, alice).await?;
+    let (_, before) = traffic(panel, "alice").await?;
+    let download = Download::start(alice.connect(world.origin.address).await?).await?;
+    grown(panel, "alice", before).await?;
     let carol = world.client(email);
     ensure(
         !world.is_served(&carol).await,
@@ -197,7 +196,7 @@ async fn come_and_go(panel: &Panel, world: &World, alice: &XrayClient) -> Result
     let began = Instant::now();
     panel.sync_user(user(email, &[])).await?;
     let time = milliseconds(began);
-    let until_then = download.counted().await?;
+    let (_, removed) = traffic(panel, "alice").await?;
     ensure(!world.is_served(&carol).await, "carol still gets in")?;
     ensure(
         traffic(panel, email).await? == moved,
@@ -205,10 +204,15 @@ async fn come_and_go(panel: &Panel, world: &World, alice: &XrayClient) -> Result
     )?;
     println!("   SyncUser removes her, {time:>4.1} ms   new connections refused");
 
-    let after = download.goes_on(until_then).await?;
+    let after = grown(panel, "alice", removed).await?;
+    timeout(PATIENCE, download.end())
+        .await
+        .map_err(|_| "alice's download stands still")?
+        .map_err(|error| format!("alice's download: {error}"))?;
+    ensure(after >= ALIVE, "alice's download is hardly counted")?;
     println!(
-        "   alice's download                not cut: {} before that, {} after it",
-        human(until_then),
+        "   alice's download                not cut: {} before, {} after that",
+        human(removed.saturating_sub(before)),
         human(after)
     );
     Ok(())
@@ -265,6 +269,20 @@ async fn counted(panel: &Panel, email: &str, moved: (u64, u64)) -> Result<(u64, 
     }
 }
 
+/// Waits until a good deal more than `base` went down to a user; returns how much more, also when
+/// it is too little.
+async fn grown(panel: &Panel, email: &str, base: u64) -> Result<u64> {
+    let began = Instant::now();
+    loop {
+        let (_, down) = traffic(panel, email).await?;
+        let more = down.saturating_sub(base);
+        if more >= ALIVE || began.elapsed() > PATIENCE {
+            return Ok(more);
+        }
+        sleep(Duration::from_millis(20)).await;
+    }
+}
+
 async fn traffic(panel: &Panel, email: &str) -> Result<(u64, u64)> {
     let (up, down) = panel.traffic(StatType::UserStat, email).await;
     Ok((up.try_into()?, down.try_into()?))
@@ -309,66 +327,6 @@ impl World {
         let attempt = self.exchange(client, bytes, bytes);
         matches!(timeout(PATIENCE, attempt).await, Ok(Ok(_)))
     }
-}
-
-/// A download of alice's that runs until it is dropped.
-struct Download<'a> {
-    panel: &'a Panel,
-    task: JoinHandle<()>,
-    /// What the node had counted when it began.
-    base: u64,
-}
-
-impl<'a> Download<'a> {
-    async fn start(panel: &'a Panel, world: &World, alice: &XrayClient) -> Result<Self> {
-        let (_, base) = traffic(panel, "alice").await?;
-        let mut stream = endless(world, alice).await?;
-        let task = tokio::spawn(async move {
-            let mut buffer = vec![0; 64 << 10];
-            while stream.read(&mut buffer).await.is_ok_and(|count| count > 0) {
-                // Fast enough to be busy, slow enough to leave the machine to others.
-                sleep(Duration::from_millis(1)).await;
-            }
-        });
-        let download = Self { panel, task, base };
-        download.goes_on(0).await?;
-        Ok(download)
-    }
-
-    /// What the node counted of it so far.
-    async fn counted(&self) -> Result<u64> {
-        let (_, down) = traffic(self.panel, "alice").await?;
-        Ok(down.saturating_sub(self.base))
-    }
-
-    /// Waits until a good deal more came than `until_then`; returns how much.
-    async fn goes_on(&self, until_then: u64) -> Result<u64> {
-        let began = Instant::now();
-        loop {
-            ensure(!self.task.is_finished(), "alice's download was cut")?;
-            let more = self.counted().await?.saturating_sub(until_then);
-            if more >= ALIVE {
-                return Ok(more);
-            }
-            ensure(began.elapsed() < PATIENCE, "alice's download stands still")?;
-            sleep(Duration::from_millis(20)).await;
-        }
-    }
-}
-
-impl Drop for Download<'_> {
-    fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-/// Opens a connection over which the server sends without an end.
-async fn endless(world: &World, client: &XrayClient) -> Result<TcpStream> {
-    let mut stream = client.connect(world.origin.address).await?;
-    stream.write_u64_le(0).await?;
-    stream.write_u64_le(u64::MAX).await?;
-    stream.read_u8().await?;
-    Ok(stream)
 }
 
 fn ensure(holds: bool, otherwise: &str) -> Result<()> {
