@@ -170,23 +170,6 @@ impl Roster {
         Ok(())
     }
 
-    /// How many accounts there are on all inbounds together.
-    #[must_use]
-    pub fn len(&self) -> usize {
-        self.inbounds
-            .values()
-            .map(|inbound| inbound.users.len())
-            .sum()
-    }
-
-    /// Whether nobody is served.
-    #[must_use]
-    pub fn is_empty(&self) -> bool {
-        self.inbounds
-            .values()
-            .all(|inbound| inbound.users.is_empty())
-    }
-
     pub(super) fn inbounds(&self) -> impl Iterator<Item = (&Arc<str>, &InboundUsers)> {
         self.inbounds.iter()
     }

@@ -6,19 +6,16 @@
 )]
 
 use std::path::PathBuf;
-use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
 
 use crate::NODE;
 use crate::door::version_1_certificate;
 use crate::support::node::xray_version;
 use crate::support::users;
 use crate::support::xray::{vless_config, vless_outbound};
-use crate::support::{NodeProcess, Origin, XrayClient, ports};
+use crate::support::{NodeProcess, Origin, XrayClient, ports, python};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/every_client.py");
 /// The script gives up by itself before.
@@ -89,25 +86,10 @@ async fn drive(package: &str, version: &str, transport: &str) {
         "clients": described,
     });
 
-    let log_path = node.folder().join("drive.log");
-    let log = std::fs::File::create(&log_path).unwrap();
-    let python = clients.join(format!("{package}-{version}/bin/python"));
-    let mut child = Command::new(python)
-        .args(["-u", SCRIPT])
-        .stdin(Stdio::piped())
-        .stdout(log.try_clone().unwrap())
-        .stderr(log)
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    stdin.write_all(setup.to_string().as_bytes()).await.unwrap();
-    drop(stdin);
-    let ended = tokio::time::timeout(PATIENCE, child.wait()).await;
-    let said = std::fs::read_to_string(&log_path).unwrap();
-    eprintln!("--- {package} {version} over {transport}:\n{said}---");
-    let status = ended.expect("the client ends in time").unwrap();
-    assert!(status.success(), "the client failed");
+    let interpreter = clients.join(format!("{package}-{version}/bin/python"));
+    let what = format!("{package} {version} over {transport}");
+    let log = node.folder().join("drive.log");
+    python::run(&interpreter, SCRIPT, &setup, &log, PATIENCE, &what).await;
     assert!(node.stop().success());
     assert!(node.cores().is_empty());
 }

@@ -1,17 +1,15 @@
 //! The panel's own client library, unmodified, drives the node through every call it has over gRPC.
 
-use std::process::Stdio;
+use std::path::Path;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
-use tokio::process::Command;
 
 use crate::NODE;
 use crate::support::node::xray_version;
 use crate::support::users;
 use crate::support::xray::{vless_config, vless_inbound, vless_outbound};
-use crate::support::{NodeProcess, Origin, XrayClient, ports};
+use crate::support::{NodeProcess, Origin, XrayClient, ports, python};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/drive.py");
 /// The script gives up by itself before.
@@ -19,7 +17,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_panels_own_client_gets_what_it_expects() {
-    let Some(python) = std::env::var_os("RAYNODE_TEST_PYTHON") else {
+    let Some(interpreter) = std::env::var_os("RAYNODE_TEST_PYTHON") else {
         assert!(
             std::env::var_os("CI").is_none(),
             "RAYNODE_TEST_PYTHON is not set: run `make test`, which names a Python with the client"
@@ -64,24 +62,17 @@ async fn the_panels_own_client_gets_what_it_expects() {
         "clients": described,
     });
 
-    let log_path = node.folder().join("drive.log");
-    let log = std::fs::File::create(&log_path).unwrap();
-    let mut child = Command::new(python)
-        .args(["-u", SCRIPT])
-        .stdin(Stdio::piped())
-        .stdout(log.try_clone().unwrap())
-        .stderr(log)
-        .kill_on_drop(true)
-        .spawn()
-        .unwrap();
-    let mut stdin = child.stdin.take().unwrap();
-    stdin.write_all(setup.to_string().as_bytes()).await.unwrap();
-    drop(stdin);
-    let ended = tokio::time::timeout(PATIENCE, child.wait()).await;
-    let said = std::fs::read_to_string(&log_path).unwrap();
-    eprintln!("--- the panel's client:\n{said}---");
-    let status = ended.expect("the panel's client ends in time").unwrap();
-    assert!(status.success(), "the panel's client failed");
+    let log = node.folder().join("drive.log");
+    let interpreter = Path::new(&interpreter);
+    python::run(
+        interpreter,
+        SCRIPT,
+        &setup,
+        &log,
+        PATIENCE,
+        "the panel's client",
+    )
+    .await;
     assert!(node.stop().success());
     assert!(node.cores().is_empty());
 }

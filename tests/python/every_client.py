@@ -15,11 +15,11 @@ import importlib
 import importlib.metadata
 import json
 import logging
-import socket
-import struct
 import sys
 import time
 import uuid
+
+from connection import Connection
 
 SETUP = json.load(sys.stdin)
 CLIENTS = SETUP["clients"]
@@ -199,44 +199,12 @@ async def refused(call, code, text):
 # What a user has.
 
 
-class Connection:
-    """A connection to the origin through a user's client. See tests/support/origin.rs."""
-
-    @classmethod
-    async def open(cls, email):
-        self = cls()
-        self.reader, self.writer = await asyncio.open_connection("127.0.0.1", CLIENTS[email]["port"])
-        try:
-            # SOCKS 5: no authentication, then CONNECT to an IPv4 address.
-            self.writer.write(b"\x05\x01\x00")
-            equal(await self.reader.readexactly(2), b"\x05\x00")
-            self.writer.write(b"\x05\x01\x00\x01" + socket.inet_aton("127.0.0.1") + struct.pack(">H", SETUP["origin"]))
-            equal((await self.reader.readexactly(10))[1], 0)
-        except BaseException:
-            self.close()
-            raise
-        return self
-
-    async def begin(self, up, down):
-        """Says how much will be moved; the first bytes of it go both ways."""
-        header = struct.pack("<QQ", up - 16, down)
-        self.left = up - len(header), down - 1
-        self.writer.write(header)
-        await self.reader.readexactly(1)
-
-    async def finish(self):
-        up, down = self.left
-        self.writer.write(bytes(up))
-        await self.writer.drain()
-        await self.reader.readexactly(down)
-        self.close()
-
-    def close(self):
-        self.writer.close()
+async def connect(email):
+    return await Connection.open(CLIENTS[email]["port"], SETUP["origin"])
 
 
 async def exchange(email, up, down):
-    connection = await Connection.open(email)
+    connection = await connect(email)
     try:
         await connection.begin(up, down)
         await connection.finish()
@@ -515,7 +483,7 @@ async def main():
         await every_byte_is_counted(panel)
 
         # It stays open while all that follows is done, so none of it starts the core anew.
-        held = await Connection.open("1")
+        held = await connect("1")
         await held.begin(UP, DOWN)
         step("what can be watched")
         await who_is_online_is_told(panel)

@@ -18,6 +18,7 @@ pub mod node;
 pub mod origin;
 pub mod panel;
 pub mod ports;
+pub mod python;
 pub mod rest;
 pub mod socks;
 pub mod users;

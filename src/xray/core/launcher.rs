@@ -81,9 +81,12 @@ impl Launcher {
         {
             return Ok(version);
         }
-        let output = tokio::process::Command::new(&self.binary)
+        let mut command = tokio::process::Command::new(&self.binary);
+        for variable in hidden_variables() {
+            command.env_remove(variable);
+        }
+        let output = command
             .arg("version")
-            .env_remove("API_KEY")
             .stdin(Stdio::null())
             .kill_on_drop(true)
             .output();
