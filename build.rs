@@ -17,9 +17,10 @@ const LAZY_MESSAGES: [(&str, &str); 3] = [
 ];
 
 /// The slice of Xray's API that the node calls.
-const XRAY: [&str; 10] = [
+const XRAY: [&str; 11] = [
     "proto/xray/app/observatory/command.proto",
     "proto/xray/app/proxyman/command.proto",
+    "proto/xray/app/router/command.proto",
     "proto/xray/app/stats/command.proto",
     "proto/xray/proxy/hysteria/account.proto",
     "proto/xray/proxy/shadowsocks.proto",

@@ -5,9 +5,10 @@
 cd "$(dirname "${BASH_SOURCE[0]}")/.." || exit 1
 
 local_dir=$PWD/.local
-# The core that `make run` and the tests use, and the newest one that the tests also run against.
-# Both versions are checked against what the built binary says of itself.
+# The core that `make run` and the tests use, and the oldest and newest ones that the tests also run
+# against. The versions are checked against what the built binaries say of themselves.
 xray_version=26.3.27
+xray_oldest_version=25.6.8
 xray_newest_version=26.10.10
 
 # One line, so that it is not lost in a build log.
@@ -60,11 +61,36 @@ need_xray() {
   fi
 }
 
+need_xray_oldest() {
+  [[ -x $local_dir/xray/$xray_oldest_version/xray ]] || need_go
+}
+
 need_xray_newest() {
   if [[ ! -x $local_dir/xray/$xray_newest_version/xray ]]; then
     need_go
     need_python
   fi
+}
+
+# build_xray VERSION FOLDER: the core of the module in FOLDER, whose go.mod and go.sum pin it. Prints
+# where it is; everything else goes to stderr.
+build_xray() {
+  local dir=$local_dir/xray/$1 work
+  if [[ ! -x $dir/xray ]]; then
+    say "building Xray $1 in .local (once, about a minute)"
+    mkdir -p "$dir"
+    work=$(mktemp -d "$dir/build.XXXXXX")
+    # shellcheck disable=SC2064 # the folder of now
+    trap "rm -rf '$work'" EXIT
+    # The versions and hashes of every module are in go.mod and go.sum; readonly refuses any other.
+    (cd "$2" && CGO_ENABLED=0 go build -mod=readonly -buildvcs=false -trimpath -ldflags '-s -w' \
+      -o "$work/xray" github.com/xtls/xray-core/main) >&2
+    [[ $("$work/xray" version) == "Xray $1 "* ]] ||
+      die "the Xray that $2 builds is not $1: change its version in scripts/lib.sh with it"
+    # The final name appears only when the file is whole.
+    mv "$work/xray" "$dir/xray"
+  fi
+  echo "$dir/xray"
 }
 
 # Prints the first Python >= 3.12 that really runs and can make virtual environments with pip:

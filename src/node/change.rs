@@ -8,6 +8,7 @@ use uuid::Uuid;
 use super::Error;
 use super::plan::Desired;
 use super::user::Users;
+use crate::xray::config::Rule;
 
 /// One change.
 pub(super) enum Change {
@@ -35,6 +36,25 @@ pub(super) enum Change {
         /// The users.
         users: Users,
     },
+    /// One more routing rule.
+    AddRule {
+        /// The rule.
+        rule: Rule,
+        /// Whether all others go.
+        reset: bool,
+    },
+    /// A routing rule goes.
+    RemoveRule {
+        /// Its tag.
+        tag: String,
+    },
+    /// A balancer is told what to take.
+    OverrideBalancer {
+        /// The balancer's tag.
+        balancer: String,
+        /// The outbound's tag; empty: what it likes.
+        target: String,
+    },
 }
 
 impl std::fmt::Debug for Change {
@@ -45,6 +65,9 @@ impl std::fmt::Debug for Change {
             Self::RestartCore => "restart the core",
             Self::UpdateUsers { .. } => "update users",
             Self::ReplaceUsers { .. } => "replace users",
+            Self::AddRule { .. } => "add a routing rule",
+            Self::RemoveRule { .. } => "remove a routing rule",
+            Self::OverrideBalancer { .. } => "override a balancer",
         })
     }
 }

@@ -23,15 +23,17 @@ use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 use super::Error;
+use super::applied::Applied;
 use super::apply::change_users;
 use super::backoff::Backoff;
 use super::change::{Change, Outcome};
 use super::plan::{self, Desired, Plan};
 use super::roster::Roster;
+use super::routing::{self, Left};
 use super::session::Session;
 use super::state::{Serving, State};
-use crate::xray::config::Skeleton;
-use crate::xray::core::{self, Core, Launcher};
+use crate::xray::config::Rule;
+use crate::xray::core::{Core, Launcher};
 
 /// How often sessions are looked at for expiry.
 const EXPIRY_INTERVAL: Duration = Duration::from_millis(500);
@@ -46,12 +48,6 @@ pub(super) struct Driver {
     session: Option<Arc<Session>>,
     phase: Phase,
     backoff: Backoff,
-}
-
-/// A configuration and the users that a core has, or is to have again.
-struct Applied {
-    skeleton: Arc<Skeleton>,
-    roster: Roster,
 }
 
 enum Phase {
@@ -175,6 +171,22 @@ impl Driver {
                 .await?;
                 Ok(None)
             }
+            Change::AddRule { rule, reset } => {
+                self.add_rule(&rule, reset).await?;
+                self.publish();
+                Ok(None)
+            }
+            Change::RemoveRule { tag } => {
+                let (core, applied) = self.serving()?;
+                routing::remove_rule(core, applied, &tag).await?;
+                self.publish();
+                Ok(None)
+            }
+            Change::OverrideBalancer { balancer, target } => {
+                let (core, applied) = self.serving()?;
+                routing::override_balancer(core, applied, &balancer, &target).await?;
+                Ok(None)
+            }
         }
     }
 
@@ -185,6 +197,23 @@ impl Driver {
         match &mut self.phase {
             Phase::Serving { core, applied } if !core.has_ended() => Ok((core, applied)),
             Phase::Serving { .. } | Phase::Down { .. } | Phase::Idle => Err(Error::CoreNotStarted),
+        }
+    }
+
+    async fn add_rule(&mut self, rule: &Rule, reset: bool) -> Result<(), Error> {
+        let launcher = Arc::clone(&self.launcher);
+        let (core, applied) = self.serving()?;
+        if !reset {
+            return routing::add_rule(&launcher, core, applied, rule).await;
+        }
+        match routing::replace_rules(&launcher, core, applied, rule).await {
+            Ok(()) => Ok(()),
+            Err((error, Left::Unchanged)) => Err(error),
+            Err((error, Left::Unknown)) => {
+                tracing::warn!(%error, "nobody knows which rules the core has, so it is started anew with those of before");
+                self.restart().await?;
+                Err(error)
+            }
         }
     }
 
@@ -214,6 +243,33 @@ impl Driver {
                 )
                 .await
             }
+            Plan::Rules { steps, changes } => {
+                tracing::info!(
+                    appended = steps.append.len(),
+                    removed = steps.remove.len(),
+                    users = changes.len(),
+                    "start: only routing rules and users differ"
+                );
+                if !steps.append.is_empty() {
+                    self.launcher
+                        .check(&desired.skeleton, &desired.roster)
+                        .await?;
+                }
+                if let Err(error) = routing::change_rules(&self.launcher, core, &steps).await {
+                    tracing::warn!(%error, "the core does not change its rules, so it is started anew");
+                    return self.exchange(desired).await;
+                }
+                applied.skeleton = desired.skeleton;
+                let changed = change_users(
+                    core.client(),
+                    &applied.skeleton,
+                    &mut applied.roster,
+                    changes,
+                )
+                .await;
+                self.publish();
+                changed
+            }
             Plan::Restart { because } => {
                 tracing::info!(
                     because = because.join(", "),
@@ -229,11 +285,8 @@ impl Driver {
 
     /// Nothing serves, so nothing can be lost: the start itself is the test.
     async fn start_fresh(&mut self, desired: Desired) -> Result<(), Error> {
-        let applied = Applied {
-            skeleton: desired.skeleton,
-            roster: desired.roster,
-        };
-        let core = launch(&self.launcher, &applied).await?;
+        let applied = Applied::from(desired);
+        let core = applied.launch(&self.launcher).await?;
         self.backoff = Backoff::default();
         self.serve(core, applied);
         Ok(())
@@ -249,7 +302,7 @@ impl Driver {
                 applied
             }
         };
-        match launch(&self.launcher, &applied).await {
+        match applied.launch(&self.launcher).await {
             Ok(core) => {
                 self.serve(core, applied);
                 Ok(())
@@ -281,7 +334,7 @@ impl Driver {
             Err(failure) => failure,
         };
         tracing::warn!(error = %failure, "the new configuration does not run, going back to the last one");
-        match launch(&self.launcher, &before).await {
+        match before.launch(&self.launcher).await {
             Ok(core) => self.serve(core, before),
             Err(error) => {
                 tracing::error!(%error, "the last configuration does not start either");
@@ -340,7 +393,7 @@ impl Driver {
                 tracing::error!(how, ran_s = ran.as_secs(), "the core ended unexpectedly");
                 ran
             }
-            CoreEvent::RetryDue => match launch(&self.launcher, &applied).await {
+            CoreEvent::RetryDue => match applied.launch(&self.launcher).await {
                 Ok(core) => return self.serve(core, applied),
                 Err(error) => {
                     tracing::error!(%error, "the core can't be started again");
@@ -398,8 +451,4 @@ impl Phase {
             }
         }
     }
-}
-
-async fn launch(launcher: &Launcher, applied: &Applied) -> Result<Core, core::Error> {
-    launcher.start(&applied.skeleton, &applied.roster).await
 }

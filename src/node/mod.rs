@@ -4,6 +4,7 @@
 //! what only reads is answered from a snapshot and the core's API and waits for no change. No type
 //! of a transport appears here.
 
+mod applied;
 mod apply;
 mod backoff;
 mod change;
@@ -11,6 +12,7 @@ mod driver;
 mod plan;
 mod reads;
 mod roster;
+mod routing;
 mod session;
 mod state;
 mod user;
@@ -32,7 +34,7 @@ use self::driver::{Driver, Queued};
 use self::plan::Desired;
 use self::state::{Serving, State};
 use crate::host::Host;
-use crate::xray::config::{self, Skeleton};
+use crate::xray::config::{self, Rule, Skeleton};
 use crate::xray::core::{self, Launcher};
 
 /// How many changes may wait for their turn.
@@ -79,6 +81,36 @@ pub enum Error {
     /// The core is not there to tell its latencies.
     #[error("xray not started")]
     NoLatencies,
+    /// A routing rule that can't be used; nothing changed.
+    #[error(transparent)]
+    Rule(#[from] config::RuleError),
+    /// The core did not change its routing.
+    #[error("failed to change the routing: {0}")]
+    Routing(crate::xray::client::Error),
+    /// A script decides where connections go.
+    #[error(
+        "routing.script of the config decides where connections go, so rules would have no effect"
+    )]
+    ScriptRoutes,
+    /// No rule matches a connection.
+    #[error("no rule matches: the default outbound {outbound:?} would take it")]
+    NoRule {
+        /// The first one of the configuration.
+        outbound: String,
+    },
+    /// There is no balancer of this tag.
+    #[error("balancer {0:?} not found")]
+    NoBalancer(String),
+    /// A call that the core's version does not have.
+    #[error("{call} needs xray {needs} or newer, this one is {runs}")]
+    TooOld {
+        /// Which call.
+        call: &'static str,
+        /// The first version that has it.
+        needs: crate::xray::version::Version,
+        /// The version that runs.
+        runs: crate::xray::version::Version,
+    },
     /// Too many changes wait already.
     #[error("too many changes are waiting for their turn, try again in a few seconds")]
     Busy,
@@ -245,6 +277,35 @@ impl Node {
     /// As for an update.
     pub async fn replace_users(&self, users: Users) -> Result<(), Error> {
         self.change(Change::ReplaceUsers { users }).await.map(drop)
+    }
+
+    /// Puts a routing rule behind all others; with `reset` it becomes the only one, and balancers go.
+    /// It outlives the core and ends with the next Start that does not have it. No connection ends,
+    /// and those that are open keep their outbound.
+    ///
+    /// # Errors
+    /// When the rule is refused, or the core is too old for it.
+    pub async fn add_routing_rule(&self, rule: Rule, reset: bool) -> Result<(), Error> {
+        self.change(Change::AddRule { rule, reset }).await.map(drop)
+    }
+
+    /// Removes every routing rule of a tag; there may be none.
+    ///
+    /// # Errors
+    /// When the rule is the node's own, or the core is too old or does not answer.
+    pub async fn remove_routing_rule(&self, tag: String) -> Result<(), Error> {
+        self.change(Change::RemoveRule { tag }).await.map(drop)
+    }
+
+    /// Makes a balancer take one outbound until the next Start with another configuration; with an
+    /// empty `target` it chooses again.
+    ///
+    /// # Errors
+    /// When there is no such balancer, or the core is too old or does not answer.
+    pub async fn override_balancer(&self, balancer: String, target: String) -> Result<(), Error> {
+        self.change(Change::OverrideBalancer { balancer, target })
+            .await
+            .map(drop)
     }
 
     async fn change(&self, change: Change) -> Outcome {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use super::roster::{InboundUsers, Reason, Refused, Roster, account_for, check_email};
 use super::user::{Email, Malformed, User};
 use crate::xray::account::{Account, Secret};
-use crate::xray::config::Skeleton;
+use crate::xray::config::{RuleSteps, Skeleton};
 
 /// What a Start asks for.
 #[derive(Debug)]
@@ -24,6 +24,14 @@ pub(super) enum Plan {
     Nothing,
     /// Only users differ: tell the core over its API. No connection ends.
     Users(UserChanges),
+    /// Routing rules came behind the others or went, and users may differ, too: tell the core over
+    /// its API. No connection ends.
+    Rules {
+        /// How the rules change.
+        steps: RuleSteps,
+        /// How the users do.
+        changes: UserChanges,
+    },
     /// Only a core that is started anew can run it.
     Restart {
         /// The parts of the configuration that differ.
@@ -116,8 +124,14 @@ impl UserChanges {
 #[must_use]
 pub(super) fn plan(skeleton: &Skeleton, roster: &Roster, wanted: &Desired) -> Plan {
     if *skeleton != *wanted.skeleton {
-        return Plan::Restart {
-            because: skeleton.differences(&wanted.skeleton),
+        return match skeleton.rule_steps(&wanted.skeleton) {
+            Some(steps) => Plan::Rules {
+                steps,
+                changes: replace_all(roster, &wanted.roster),
+            },
+            None => Plan::Restart {
+                because: skeleton.differences(&wanted.skeleton),
+            },
         };
     }
     let changes = replace_all(roster, &wanted.roster);

@@ -7,14 +7,17 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::chunks::Chunks;
-use super::{MAX_MESSAGE, status, wire};
+use super::{MAX_MESSAGE, routing, status, wire};
 use crate::node::{BaseInfo, Direction, Latency, Node, Start, Traffic, TrafficOf};
 use crate::proto::service::node_service_server::{NodeService, NodeServiceServer};
 use crate::proto::service::{
-    BackendStatsResponse, BackendType, BaseInfoResponse, Empty, LatencyRequest, LatencyResponse,
-    Log, OnlineStatResponse, Stat, StatRequest, StatResponse, StatType, StatsOnlineIpListResponse,
-    SystemStatsResponse, User,
+    AddRoutingRuleRequest, BackendStatsResponse, BackendType, BalancerInfoRequest,
+    BalancerInfoResponse, BaseInfoResponse, Empty, LatencyRequest, LatencyResponse, Log,
+    OnlineStatResponse, OverrideBalancerTargetRequest, RemoveRoutingRuleRequest, RouteResult,
+    RoutingRulesResponse, Stat, StatRequest, StatResponse, StatType, StatsOnlineIpListResponse,
+    SystemStatsResponse, TestRouteRequest, User,
 };
+use crate::xray::config::Rule;
 
 /// How many users of one stream are applied together, when so many have come.
 const BATCH: usize = 512;
@@ -305,6 +308,66 @@ impl NodeService for Service {
                 .map_err(|error| Status::invalid_argument(error.to_string()))?;
         }
         self.update_chunked(chunks).await
+    }
+
+    async fn list_routing_rules(&self, _: Request<Empty>) -> Reply<RoutingRulesResponse> {
+        let rules = self.node.routing_rules().await;
+        let rules = rules.map_err(|error| status::of(&error))?.into_iter();
+        Ok(Response::new(RoutingRulesResponse {
+            rules: rules.map(routing::rule).collect(),
+        }))
+    }
+
+    async fn add_routing_rule(&self, request: Request<AddRoutingRuleRequest>) -> Reply<Empty> {
+        let AddRoutingRuleRequest { rule, should_reset } = request.into_inner();
+        let rule = Rule::parse(&rule).map_err(|error| status::of(&error.into()))?;
+        let added = self.node.add_routing_rule(rule, should_reset).await;
+        added.map_err(|error| status::of(&error))?;
+        Ok(Response::new(Empty {}))
+    }
+
+    async fn remove_routing_rule(
+        &self,
+        request: Request<RemoveRoutingRuleRequest>,
+    ) -> Reply<Empty> {
+        let tag = routing::required("rule_tag", request.into_inner().rule_tag)?;
+        let removed = self.node.remove_routing_rule(tag).await;
+        removed.map_err(|error| status::of(&error))?;
+        Ok(Response::new(Empty {}))
+    }
+
+    async fn test_route(&self, request: Request<TestRouteRequest>) -> Reply<RouteResult> {
+        let mut request = request.into_inner();
+        let selectors = std::mem::take(&mut request.field_selectors);
+        let publish = request.publish_result;
+        let connection = routing::connection(request)?;
+        let route = self.node.test_route(connection, selectors, publish).await;
+        let route = route.map_err(|error| status::of(&error))?;
+        Ok(Response::new(routing::result(route)))
+    }
+
+    async fn get_balancer_info(
+        &self,
+        request: Request<BalancerInfoRequest>,
+    ) -> Reply<BalancerInfoResponse> {
+        let tag = routing::required("tag", request.into_inner().tag)?;
+        let balancer = self.node.balancer(&tag).await;
+        let balancer = balancer.map_err(|error| status::of(&error))?;
+        Ok(Response::new(BalancerInfoResponse {
+            override_target: balancer.override_target,
+            principle_target: balancer.principle_target,
+        }))
+    }
+
+    async fn override_balancer_target(
+        &self,
+        request: Request<OverrideBalancerTargetRequest>,
+    ) -> Reply<Empty> {
+        let request = request.into_inner();
+        let tag = routing::required("balancer_tag", request.balancer_tag)?;
+        let overridden = self.node.override_balancer(tag, request.target).await;
+        overridden.map_err(|error| status::of(&error))?;
+        Ok(Response::new(Empty {}))
     }
 
     async fn get_outbounds_stats(&self, request: Request<StatRequest>) -> Reply<StatResponse> {

@@ -22,6 +22,7 @@ pub mod reflection;
 pub mod reload;
 pub mod rest;
 mod routes;
+mod routing;
 pub mod status;
 mod throttle;
 pub mod tls;

@@ -151,6 +151,14 @@ impl Rest {
                     .map_err(|error| Status::invalid_argument(error.to_string()))?;
                 encoded(service.update_chunked(chunks).await)
             }
+            Call::ListRules => encoded(service.list_routing_rules(empty()).await),
+            Call::AddRule => encoded(service.add_routing_rule(decoded(input)?).await),
+            Call::RemoveRule => encoded(service.remove_routing_rule(decoded(input)?).await),
+            Call::TestRoute => encoded(service.test_route(decoded(input)?).await),
+            Call::Balancer => encoded(service.get_balancer_info(decoded(input)?).await),
+            Call::OverrideBalancer => {
+                encoded(service.override_balancer_target(decoded(input)?).await)
+            }
             Call::Logs | Call::OpenApi => Err(Status::internal("this route has no message")),
         }
     }

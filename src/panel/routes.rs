@@ -22,6 +22,12 @@ pub(super) enum Call {
     UpdateUser,
     ReplaceUsers,
     UpdateChunked,
+    ListRules,
+    AddRule,
+    RemoveRule,
+    TestRoute,
+    Balancer,
+    OverrideBalancer,
     OpenApi,
 }
 
@@ -56,7 +62,7 @@ const fn route(
 }
 
 /// Every route. A trailing slash makes no difference.
-pub(super) static ROUTES: [Route; 23] = [
+pub(super) static ROUTES: [Route; 29] = [
     route(
         Method::POST,
         "/start",
@@ -155,6 +161,48 @@ pub(super) static ROUTES: [Route; 23] = [
         Call::UpdateChunked,
         ["UsersChunk", "Empty"],
         "Change the listed users; chunks, each behind its length",
+    ),
+    route(
+        Method::GET,
+        "/routing/rules",
+        Call::ListRules,
+        ["", "RoutingRulesResponse"],
+        "The core's routing rules in their order",
+    ),
+    route(
+        Method::PUT,
+        "/routing/rules",
+        Call::AddRule,
+        ["AddRoutingRuleRequest", "Empty"],
+        "Put a routing rule behind all others, or in their place",
+    ),
+    route(
+        Method::DELETE,
+        "/routing/rules",
+        Call::RemoveRule,
+        ["RemoveRoutingRuleRequest", "Empty"],
+        "Remove the routing rule of a tag",
+    ),
+    route(
+        Method::POST,
+        "/routing/test",
+        Call::TestRoute,
+        ["TestRouteRequest", "RouteResult"],
+        "Where the rules would send a connection",
+    ),
+    route(
+        Method::POST,
+        "/routing/balancer",
+        Call::Balancer,
+        ["BalancerInfoRequest", "BalancerInfoResponse"],
+        "What a balancer does",
+    ),
+    route(
+        Method::PUT,
+        "/routing/balancer/override",
+        Call::OverrideBalancer,
+        ["OverrideBalancerTargetRequest", "Empty"],
+        "Make a balancer take one outbound",
     ),
     route(
         Method::GET,

@@ -5,6 +5,7 @@ use tonic::{Code, Status};
 
 use crate::node::Error;
 use crate::xray::client;
+use crate::xray::config::RuleError;
 
 /// The status of a failed call.
 ///
@@ -18,7 +19,8 @@ pub fn of(error: &Error) -> Status {
         | Error::Busy
         | Error::ShuttingDown
         | Error::SysStats(_)
-        | Error::Read(client::Error::NoAnswer(_)) => Code::Unavailable,
+        | Error::Read(client::Error::NoAnswer(_))
+        | Error::Routing(client::Error::NoAnswer(_)) => Code::Unavailable,
         Error::Config(_)
         | Error::Core(_)
         | Error::Refused(_)
@@ -27,8 +29,20 @@ pub fn of(error: &Error) -> Status {
         | Error::NoObservatory
         | Error::NoLatencies
         | Error::Read(client::Error::Refused(_) | client::Error::WrongProtocol(_)) => Code::Unknown,
-        Error::UserNotFound(_) | Error::Read(client::Error::NotFound(_)) => Code::NotFound,
-        Error::Read(client::Error::Unsupported(_)) => Code::Unimplemented,
+        Error::UserNotFound(_)
+        | Error::NoRule { .. }
+        | Error::NoBalancer(_)
+        | Error::Read(client::Error::NotFound(_))
+        | Error::Routing(client::Error::NotFound(_)) => Code::NotFound,
+        Error::TooOld { .. }
+        | Error::Read(client::Error::Unsupported(_))
+        | Error::Routing(client::Error::Unsupported(_)) => Code::Unimplemented,
+        Error::Rule(RuleError::Duplicate(_)) => Code::AlreadyExists,
+        Error::Rule(_)
+        | Error::Routing(client::Error::Refused(_) | client::Error::WrongProtocol(_)) => {
+            Code::InvalidArgument
+        }
+        Error::ScriptRoutes => Code::FailedPrecondition,
     };
     Status::new(code, error.to_string())
 }

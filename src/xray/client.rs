@@ -3,6 +3,8 @@
 //! Xray has no panic recovery: a message of the wrong kind ends the whole process. So every user
 //! is checked against the protocol of his inbound before anything is sent.
 
+mod routing;
+
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -27,6 +29,8 @@ use crate::proto::xray::core::app::observatory::command::GetOutboundStatusReques
 use crate::proto::xray::core::app::observatory::command::observatory_service_client::ObservatoryServiceClient;
 use crate::xray::account::Account;
 use crate::xray::config::Inbound;
+
+pub use self::routing::{Balancer, Connection, ListedRule, Network, Route};
 
 /// Counters of 100,000 users are about 10 MB, far above gRPC's usual 4 MiB.
 const MAX_REPLY: usize = 256 << 20;

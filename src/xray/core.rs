@@ -2,6 +2,7 @@
 
 mod launcher;
 mod output;
+mod rules;
 
 use std::io;
 use std::path::PathBuf;
@@ -72,7 +73,7 @@ pub struct Core {
     client: Client,
     version: Version,
     ready: Instant,
-    _socket: Socket,
+    socket: Socket,
     tail: Tail,
     _health: JoinSet<()>,
 }
@@ -85,7 +86,7 @@ impl Core {
             client,
             version,
             ready: Instant::now(),
-            _socket: socket,
+            socket,
             tail,
             _health: health,
         }

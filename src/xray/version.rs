@@ -36,6 +36,13 @@ impl Version {
         self >= Self::new(26, 5, 3)
     }
 
+    /// Whether a set of rules is replaced by another in one step, and stays when that one is refused.
+    /// Older cores have a moment without any rule, and keep none after a refusal.
+    #[must_use]
+    pub fn replaces_rules_at_once(self) -> bool {
+        self >= Self::new(26, 10, 10)
+    }
+
     /// Whether users of a hysteria inbound are counted while inbounds are counted too. 26.3.27 counts
     /// and shows such users not at all then; 26.10.10 does, and the releases between were not tried.
     #[must_use]

@@ -18,6 +18,8 @@ mod process;
 mod python_client;
 mod refusals;
 mod rest;
+mod routing;
+mod scenarios;
 mod session;
 mod sync;
 mod traffic;

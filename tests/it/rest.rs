@@ -437,9 +437,10 @@ async fn every_route_that_is_described_is_there() {
             };
             let answer = rest.call(method, path, body).await;
             assert!(
-                ![404, 405, 501].contains(&answer.status.as_u16()) || path.contains("online"),
+                answer.status != StatusCode::METHOD_NOT_ALLOWED
+                    && !String::from_utf8_lossy(&answer.body).contains("no such route"),
                 "{path}: {}",
-                answer.text()
+                answer.status
             );
             if answer.status == StatusCode::OK && path != "/openapi.json" {
                 assert!(

@@ -372,16 +372,32 @@ async def the_background_queue_gets_through(node, queue):
     await node.connect(SETUP["node_version"], SETUP["core_version"])
 
 
-async def routing_is_not_served(node):
-    for call in (
-        node.list_routing_rules(),
-        node.get_balancer_info("balancer"),
-        node.test_route(inbound_tag=VLESS, network="tcp", target_domain="example.com", target_port=443),
-        node.add_routing_rule(json.dumps({"domain": ["example.com"], "outboundTag": OUTBOUND})),
-        node.remove_routing_rule("rule"),
-        node.override_balancer_target("balancer", OUTBOUND),
-    ):
-        await refused(call, 501, "")
+async def rules_come_and_go(node):
+    async def routed(domain):
+        route = await node.test_route(inbound_tag=VLESS, network="tcp", target_domain=domain, target_port=443)
+        assert (route.inbound_tag, route.network, route.target_domain) == (VLESS, "tcp", domain), route
+        return route.outbound_tag
+
+    async def listed():
+        return [(rule.outbound_tag, rule.rule_tag) for rule in (await node.list_routing_rules()).rules]
+
+    lists = tuple(map(int, SETUP["core_version"].split("."))) >= (26, 1, 23)
+    if lists:
+        before = await listed()
+    else:
+        await refused(listed(), 501, "ListRoutingRules needs xray 26.1.23 or newer")
+    await refused(routed("example.com"), 404, "no rule matches")
+    rule = {"ruleTag": "examples", "domain": ["domain:example.com"], "outboundTag": OUTBOUND}
+    await node.add_routing_rule(json.dumps(rule))
+    assert await routed("www.example.com") == OUTBOUND
+    if lists:
+        assert await listed() == [*before, (OUTBOUND, "examples")]
+    await refused(node.add_routing_rule(json.dumps({**rule, "domain": ["other.example"]})), 409, "duplicate ruleTag")
+    await refused(node.add_routing_rule("{"), 400, "the rule is not valid JSON")
+    await node.remove_routing_rule("examples")
+    await refused(routed("example.com"), 404, "no rule matches")
+    for call in (node.get_balancer_info("nosuch"), node.override_balancer_target("nosuch", OUTBOUND)):
+        await refused(call, 404, 'balancer "nosuch" not found')
 
 
 async def a_refused_start_leaves_the_core_alone(node):
@@ -433,7 +449,7 @@ async def main():
         step("queue")
         await the_background_queue_gets_through(node, queue)
         step("routing")
-        await routing_is_not_served(node)
+        await rules_come_and_go(node)
         step("refused starts")
         await a_refused_start_leaves_the_core_alone(node)
         await held.finish()

@@ -7,13 +7,16 @@
 mod inbound;
 mod render;
 mod rewrite;
+mod rule;
 
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
 pub use self::inbound::Inbound;
-pub use self::render::{Accounts, Door};
+pub(in crate::xray) use self::render::rules;
+pub use self::render::{Accounts, Door, Nobody};
+pub use self::rule::{Rule, RuleError, RuleSteps, refuse_own_tag};
 
 /// Tag of the inbound that leads to the API on cores whose `api.listen` takes no unix socket.
 pub const API_INBOUND: &str = "API_INBOUND";
@@ -146,6 +149,15 @@ impl Skeleton {
         rewrite::OBSERVATORIES
             .iter()
             .any(|key| self.root.get(*key).is_some_and(Value::is_object))
+    }
+
+    /// Tag of the outbound that takes what no rule matches: the first one.
+    #[must_use]
+    pub fn default_outbound(&self) -> &str {
+        self.root
+            .get("outbounds")
+            .and_then(|outbounds| outbounds.get(0)?.get("tag")?.as_str())
+            .unwrap_or_default()
     }
 
     /// Whether an outbound leads nowhere that could be measured (blackhole, dns, loopback).

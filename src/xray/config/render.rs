@@ -31,6 +31,24 @@ pub trait Accounts {
     fn on(&self, inbound: &Inbound) -> impl Iterator<Item = (&str, &Account)>;
 }
 
+/// Accounts of nobody.
+#[derive(Clone, Copy, Debug)]
+pub struct Nobody;
+
+impl Accounts for Nobody {
+    fn on(&self, _: &Inbound) -> impl Iterator<Item = (&str, &Account)> {
+        std::iter::empty()
+    }
+}
+
+/// All rules of one core, as `xray api adrules` reads them.
+#[must_use]
+pub(in crate::xray) fn rules(skeleton: &Skeleton, version: Version) -> Value {
+    let door = (!version.listens_on_unix_socket()).then(api_rule);
+    let rules: Vec<Value> = door.into_iter().chain(skeleton.rules().to_vec()).collect();
+    Value::from(rules)
+}
+
 impl Skeleton {
     /// Writes the configuration that one core reads, with the users that have `accounts`.
     ///

@@ -31,7 +31,7 @@ pub(super) const OBSERVATORIES: [&str; 2] = ["observatory", "burstObservatory"];
 /// Whether inbounds are counted.
 pub(super) const INBOUND_COUNTERS: [&str; 2] = ["statsInboundUplink", "statsInboundDownlink"];
 
-const GUARD_TAG: &str = "PG_NODE_MALFORMED_DOMAIN_GUARD";
+pub(super) const GUARD_TAG: &str = "PG_NODE_MALFORMED_DOMAIN_GUARD";
 
 const PRIVATE_NAME: &str = "geoip:private";
 
@@ -208,38 +208,41 @@ fn tags_of(root: &Map<String, Value>, protocols: &[&str]) -> Vec<String> {
 pub(super) fn routing(root: &mut Map<String, Value>) -> Result<(), Error> {
     let blackhole = tags_of(root, &["blackhole"]).into_iter().next();
     let routing = object(root, "routing")?;
-    canonical_keys(routing, &["rules"]);
+    canonical_keys(routing, &["rules", "balancers", "script"]);
     let mut rules = take_list(routing, "rules")?;
-    for rule in rules.iter_mut().filter_map(Value::as_object_mut) {
-        canonical_keys(
-            rule,
-            &["ip", "source", "sourceIP", "outboundTag", "ruleTag"],
-        );
-    }
+    rules.iter_mut().for_each(rule);
     rules.retain(|rule| {
         let names = |key: &str, value: &str| rule.get(key).and_then(Value::as_str) == Some(value);
         !names("outboundTag", API_TAG) && !names("ruleTag", GUARD_TAG)
     });
-    for rule in rules.iter_mut().filter_map(Value::as_object_mut) {
-        for key in ["ip", "source", "sourceIP"] {
-            match rule.get_mut(key) {
-                Some(Value::Array(addresses)) => spell_out_private(addresses),
-                // Xray takes one text for a list of one, with commas between several.
-                Some(Value::String(text)) if text.to_ascii_lowercase().contains(PRIVATE_NAME) => {
-                    let mut addresses =
-                        text.split(',').map(|one| Value::from(one.trim())).collect();
-                    spell_out_private(&mut addresses);
-                    rule.insert(key.to_owned(), Value::Array(addresses));
-                }
-                _ => {}
-            }
-        }
-    }
     if let Some(blackhole) = blackhole {
         rules.insert(0, malformed_domain_guard(&blackhole));
     }
     routing.insert("rules".to_owned(), Value::Array(rules));
     Ok(())
+}
+
+/// One rule of the panel's.
+pub(super) fn rule(rule: &mut Value) {
+    let Value::Object(rule) = rule else {
+        return;
+    };
+    canonical_keys(
+        rule,
+        &["ip", "source", "sourceIP", "outboundTag", "ruleTag"],
+    );
+    for key in ["ip", "source", "sourceIP"] {
+        match rule.get_mut(key) {
+            Some(Value::Array(addresses)) => spell_out_private(addresses),
+            // Xray takes one text for a list of one, with commas between several.
+            Some(Value::String(text)) if text.to_ascii_lowercase().contains(PRIVATE_NAME) => {
+                let mut addresses = text.split(',').map(|one| Value::from(one.trim())).collect();
+                spell_out_private(&mut addresses);
+                rule.insert(key.to_owned(), Value::Array(addresses));
+            }
+            _ => {}
+        }
+    }
 }
 
 fn spell_out_private(addresses: &mut Vec<Value>) {

@@ -407,3 +407,175 @@ proptest! {
         }
     }
 }
+
+mod rules {
+    use super::*;
+
+    fn with(rules: &Value) -> Skeleton {
+        parse(&json!({
+            "outbounds": [{ "tag": "direct", "protocol": "freedom" }, { "tag": "block", "protocol": "blackhole" }],
+            "routing": { "domainStrategy": "AsIs", "balancers": [{ "tag": "b", "selector": ["block"] }], "rules": rules },
+        }))
+    }
+
+    fn rule(tag: &str, domain: &str) -> Value {
+        json!({ "ruleTag": tag, "domain": [domain], "outboundTag": "block" })
+    }
+
+    fn untagged(domain: &str) -> Value {
+        json!({ "domain": [domain], "outboundTag": "block" })
+    }
+
+    fn added(rule: &Value) -> Rule {
+        Rule::parse(&rule.to_string()).unwrap()
+    }
+
+    #[test]
+    fn a_rule_goes_behind_all_others_and_is_there_once() {
+        let before = with(&json!([rule("a", "a.example")]));
+        let after = before
+            .with_rule(&added(&rule("b", "b.example")))
+            .unwrap()
+            .unwrap();
+        assert_eq!(
+            after,
+            with(&json!([rule("a", "a.example"), rule("b", "b.example")]))
+        );
+        assert!(
+            after
+                .with_rule(&added(&rule("b", "b.example")))
+                .unwrap()
+                .is_none()
+        );
+        let error = after
+            .with_rule(&added(&rule("b", "c.example")))
+            .unwrap_err();
+        assert!(matches!(error, RuleError::Duplicate(tag) if tag == "b"));
+        assert_eq!(after.without_rule("b"), before);
+        assert_eq!(after.without_rule("nosuch"), after);
+    }
+
+    #[test]
+    fn a_rule_is_put_right_like_those_of_a_config() {
+        let text = r#"{"ruletag":"p","IP":"geoip:private","outboundtag":"block"}"#;
+        let skeleton = with(&json!([])).with_rule(&Rule::parse(text).unwrap());
+        let config = with(&json!([serde_json::from_str::<Value>(text).unwrap()]));
+        assert_eq!(skeleton.unwrap().unwrap(), config);
+    }
+
+    #[test]
+    fn what_belongs_to_the_node_is_refused() {
+        for (text, told) in [
+            (r#"{"domain":["a"],"outboundTag":"API"}"#, "API"),
+            (r#"{"domain":["a"],"OUTBOUNDTAG":"API"}"#, "API"),
+            (
+                r#"{"ruleTag":"raynode-api","port":1,"outboundTag":"block"}"#,
+                "raynode-api",
+            ),
+            ("7", "object"),
+            ("{", "JSON"),
+        ] {
+            let error = Rule::parse(text).unwrap_err().to_string();
+            assert!(error.contains(told), "{error}");
+        }
+    }
+
+    #[test]
+    fn a_reset_keeps_the_node_s_own_rule_and_no_balancer() {
+        let only =
+            with(&json!([rule("a", "a.example")])).with_only_rule(&added(&rule("b", "b.example")));
+        let tags: Vec<&str> = only
+            .rules()
+            .iter()
+            .map(|rule| rule["ruleTag"].as_str().unwrap())
+            .collect();
+        assert_eq!(tags, ["PG_NODE_MALFORMED_DOMAIN_GUARD", "b"]);
+        assert_eq!(only.root["routing"].get("balancers"), None);
+        assert_eq!(only.root["routing"]["domainStrategy"], json!("AsIs"));
+    }
+
+    #[test]
+    fn rules_change_in_steps_where_a_running_core_can_make_them() {
+        let (a, b, c) = (
+            rule("a", "a.example"),
+            rule("b", "b.example"),
+            rule("c", "c.example"),
+        );
+        let steps = |from: Value, to: Value| {
+            let steps = with(&from).rule_steps(&with(&to))?;
+            Some((steps.append, steps.remove))
+        };
+        let none = Vec::<Value>::new;
+        assert_eq!(
+            steps(json!([a, b]), json!([a])),
+            Some((none(), vec!["b".to_owned()]))
+        );
+        assert_eq!(
+            steps(json!([a, b, c]), json!([a, c])),
+            Some((none(), vec!["b".to_owned()]))
+        );
+        assert_eq!(
+            steps(json!([a, b]), json!([b, c])),
+            Some((vec![c.clone()], vec!["a".to_owned()]))
+        );
+        let last = untagged("z.example");
+        assert_eq!(
+            steps(json!([a]), json!([a, last])),
+            Some((vec![last.clone()], vec![]))
+        );
+        // Order, a tag that changes its rule, and what has no tag: only another core has it.
+        assert_eq!(steps(json!([a, b]), json!([b, a])), None);
+        assert_eq!(steps(json!([a]), json!([rule("a", "other.example")])), None);
+        assert_eq!(steps(json!([last, a]), json!([a])), None);
+    }
+
+    #[test]
+    fn other_differences_are_no_steps() {
+        let before = with(&json!([rule("a", "a.example")]));
+        let mut config = json!({
+            "outbounds": [{ "tag": "direct", "protocol": "freedom" }, { "tag": "block", "protocol": "blackhole" }],
+            "routing": { "domainStrategy": "IPIfNonMatch", "balancers": [{ "tag": "b", "selector": ["block"] }] },
+        });
+        assert_eq!(before.rule_steps(&parse(&config)), None);
+        config["routing"]["domainStrategy"] = json!("AsIs");
+        assert!(before.rule_steps(&parse(&config)).is_some());
+        config["routing"]["script"] = json!("/route.lua");
+        let script = parse(&config);
+        assert_eq!(script.rule_steps(&before), None);
+        assert!(script.routes_by_script());
+    }
+
+    proptest! {
+        /// Whatever the two lists are: the steps, made as Xray makes them, lead to the second one.
+        #[test]
+        fn steps_lead_where_they_should(
+            from in proptest::collection::vec(0..6_u8, 0..6),
+            to in proptest::collection::vec(0..6_u8, 0..6),
+        ) {
+            let list = |numbers: &[u8]| {
+                let mut seen = std::collections::HashSet::new();
+                let rules: Vec<Value> = numbers
+                    .iter()
+                    .filter(|number| **number == 5 || seen.insert(**number))
+                    .map(|number| match number {
+                        5 => untagged("u.example"),
+                        number => rule(&number.to_string(), "x.example"),
+                    })
+                    .collect();
+                rules
+            };
+            let (from, to) = (with(&json!(list(&from))), with(&json!(list(&to))));
+            let Some(steps) = from.rule_steps(&to) else { return Ok(()); };
+            let mut rules = from.rules().to_vec();
+            for rule in steps.append {
+                let tag = rule["ruleTag"].as_str().unwrap_or_default();
+                prop_assert!(tag.is_empty() || rules.iter().all(|other| other["ruleTag"] != rule["ruleTag"]), "duplicate");
+                rules.push(rule);
+            }
+            for tag in steps.remove {
+                rules.retain(|rule| rule["ruleTag"].as_str() != Some(&tag));
+            }
+            prop_assert_eq!(rules.as_slice(), to.rules());
+        }
+    }
+}

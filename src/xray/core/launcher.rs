@@ -243,7 +243,7 @@ fn remove_stale_socket(path: &Path) {
 
 /// What is meant for the node alone. Beside our `SSL_KEY_FILE`, `SSL_CERT_FILE` is our certificate;
 /// Go programs like Xray would take it for the authorities that they trust.
-fn hidden_variables() -> &'static [&'static str] {
+pub(super) fn hidden_variables() -> &'static [&'static str] {
     if std::env::var_os("SSL_KEY_FILE").is_some() {
         &["API_KEY", "SSL_KEY_FILE", "SSL_CERT_FILE"]
     } else {

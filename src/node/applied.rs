@@ -1,0 +1,40 @@
+//! What a core was given, and is given again when it has to come back.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::plan::Desired;
+use super::roster::Roster;
+use crate::xray::config::Skeleton;
+use crate::xray::core::{self, Core, Launcher};
+
+/// A configuration and the users that a core has, or is to have again.
+pub(super) struct Applied {
+    pub(super) skeleton: Arc<Skeleton>,
+    pub(super) roster: Roster,
+    /// Balancers that were told which outbound to take, and which.
+    pub(super) overrides: BTreeMap<String, String>,
+}
+
+impl From<Desired> for Applied {
+    fn from(Desired { skeleton, roster }: Desired) -> Self {
+        Self {
+            skeleton,
+            roster,
+            overrides: BTreeMap::new(),
+        }
+    }
+}
+
+impl Applied {
+    /// A core that has all of it.
+    pub(super) async fn launch(&self, launcher: &Launcher) -> Result<Core, core::Error> {
+        let core = launcher.start(&self.skeleton, &self.roster).await?;
+        for (balancer, target) in &self.overrides {
+            if let Err(error) = core.client().override_balancer(balancer, target).await {
+                tracing::warn!(balancer, target, %error, "the balancer chooses by itself again");
+            }
+        }
+        Ok(core)
+    }
+}
