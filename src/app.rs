@@ -22,7 +22,7 @@ use crate::panel::maintenance::{ByHand, Installer, Maintenance};
 use crate::panel::reload::{self, Current, Pair};
 use crate::panel::rest::Rest;
 use crate::panel::{Keys, NamedKey, grpc, health, reflection, tls};
-use crate::settings::{Protocols, Secret, Settings};
+use crate::settings::{Limits, Protocols, Secret, Settings};
 use crate::xray::core::Launcher;
 use crate::xray::leftover;
 use crate::xray::logs::Logs;
@@ -114,6 +114,7 @@ pub struct App {
     certificate: Arc<Current>,
     pair: Pair,
     protocols: Protocols,
+    limits: Limits,
     node: Node,
     running: Running,
     _lock: std::fs::File,
@@ -162,9 +163,9 @@ impl App {
             None => None,
         };
         let tls = tls::acceptor(Arc::clone(&certificate), clients).map_err(fail)?;
-        let listener = bind(settings.listen, tls.clone()).await?;
+        let listener = bind(settings.listen, tls.clone(), settings.limits).await?;
         let maintenance = match settings.maintenance {
-            Some(address) => Some(bind(address, tls).await?),
+            Some(address) => Some(bind(address, tls, settings.limits).await?),
             None => None,
         };
 
@@ -207,6 +208,7 @@ impl App {
             certificate,
             pair,
             protocols: settings.protocols,
+            limits: settings.limits,
             node,
             running,
             _lock: lock,
@@ -229,7 +231,8 @@ impl App {
         let replies = TaskTracker::new();
         let service = grpc::Service::new(self.node.clone(), shutdown.clone());
         let (health, reporter) = health::service();
-        let mut routes = Routes::new(service.clone().into_server()).add_service(health);
+        let mut routes =
+            Routes::new(service.clone().into_server(self.limits.message)).add_service(health);
         match (reflection::v1(), reflection::v1alpha()) {
             (Ok(v1), Ok(v1alpha)) => routes = routes.add_service(v1).add_service(v1alpha),
             (Err(error), _) | (_, Err(error)) => {
@@ -250,7 +253,7 @@ impl App {
         tasks.spawn(reload::watch(files, for_keys, move || {
             key_ring.reload(&keys);
         }));
-        let front = Front::new(routes, Rest::new(service), self.protocols);
+        let front = Front::new(routes, Rest::new(service, &self.limits), self.protocols);
         if let Some(listener) = self.maintenance {
             let (node, keys) = (self.node.clone(), Arc::clone(&self.keys));
             let service = Maintenance::new(node, keys, self.installer);
@@ -306,8 +309,8 @@ impl KeyRing {
     }
 }
 
-async fn bind(address: SocketAddr, tls: TlsAcceptor) -> Result<Listener, Error> {
-    Listener::bind(address, tls)
+async fn bind(address: SocketAddr, tls: TlsAcceptor, limits: Limits) -> Result<Listener, Error> {
+    Listener::bind(address, tls, limits)
         .await
         .map_err(|source| Error::Listen { address, source })
 }

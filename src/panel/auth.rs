@@ -66,6 +66,8 @@ pub(super) enum Denied {
     NoUuid,
     #[error("invalid authorization format: must be Bearer and a valid UUID")]
     NoBearer,
+    #[error("invalid authorization format: must be Bearer and a valid UUID")]
+    BearerNoUuid,
     #[error("api key mismatch")]
     Mismatch,
     #[error("session id mismatch")]
@@ -89,7 +91,9 @@ impl From<Denied> for Status {
         let text = denied.to_string();
         match denied {
             Denied::Missing | Denied::NoSession => Self::unauthenticated(text),
-            Denied::NoUuid | Denied::NoBearer => Self::invalid_argument(text),
+            Denied::NoUuid | Denied::NoBearer | Denied::BearerNoUuid => {
+                Self::invalid_argument(text)
+            }
             Denied::Mismatch | Denied::OtherSession => Self::permission_denied(text),
         }
     }
@@ -98,9 +102,9 @@ impl From<Denied> for Status {
 impl From<Denied> for Refusal {
     fn from(denied: Denied) -> Self {
         let status = match denied {
-            Denied::Missing => StatusCode::UNAUTHORIZED,
+            Denied::Missing | Denied::NoBearer => StatusCode::UNAUTHORIZED,
             Denied::NoSession => StatusCode::TOO_EARLY,
-            Denied::NoUuid | Denied::NoBearer => StatusCode::UNPROCESSABLE_ENTITY,
+            Denied::NoUuid | Denied::BearerNoUuid => StatusCode::UNPROCESSABLE_ENTITY,
             Denied::Mismatch | Denied::OtherSession => StatusCode::FORBIDDEN,
         };
         Self::new(status, denied.to_string())
@@ -163,7 +167,7 @@ impl Keys {
         if !scheme.eq_ignore_ascii_case("bearer") {
             return Err(Denied::NoBearer);
         }
-        let shown = Uuid::try_parse(token).map_err(|_| Denied::NoBearer)?;
+        let shown = Uuid::try_parse(token).map_err(|_| Denied::BearerNoUuid)?;
         // Both are always compared, so that the time taken tells nothing.
         let key = self.find(shown);
         let is_session = session.is_some_and(|session| same(shown, session));
@@ -263,19 +267,17 @@ mod tests {
             admit(&[("x-api-key", Uuid::nil().to_string())]),
             Err(Denied::Mismatch)
         );
-        for text in [
-            "",
-            "Bearer",
-            "Basic x",
-            "Bearer x",
-            &format!("Bearer {KEY} {KEY}"),
-        ] {
+        for text in ["", "Bearer", "Basic x", &format!("Bearer {KEY} {KEY}")] {
             assert_eq!(
                 admit(&[("authorization", text.to_owned())]),
                 Err(Denied::NoBearer),
                 "{text}"
             );
         }
+        assert_eq!(
+            admit(&[("authorization", "Bearer x".to_owned())]),
+            Err(Denied::BearerNoUuid)
+        );
         assert_eq!(
             admit(&[("authorization", format!("Bearer {OTHER}"))]),
             Err(Denied::OtherSession)

@@ -5,7 +5,6 @@ use std::convert::Infallible;
 use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
@@ -26,6 +25,7 @@ use super::front::{self, Front};
 use super::health;
 use super::rest::Refusal;
 use super::throttle::Throttle;
+use super::usage::Usage;
 use crate::node::Node;
 
 /// The call that takes control.
@@ -33,23 +33,6 @@ const START: &str = "/service.NodeService/Start";
 /// What tonic says of a message above the limit. Go servers answer `RESOURCE_EXHAUSTED`, and so do
 /// we: panels know that code.
 const TOO_LARGE: &str = "message length too large";
-
-/// Set on a connection once a caller on it has shown a key.
-#[derive(Debug, Default)]
-pub struct Admitted(AtomicBool);
-
-impl Admitted {
-    /// Somebody has shown a key.
-    pub(super) fn set(&self) {
-        self.0.store(true, Ordering::Relaxed);
-    }
-
-    /// Whether anybody on this connection has shown a key.
-    #[must_use]
-    pub fn any(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
-    }
-}
 
 /// Wraps the service that answers.
 #[derive(Clone, Debug)]
@@ -103,13 +86,16 @@ impl Service<Request<Body>> for Gate {
         // A log goes on for as long as somebody looks at it: nobody waits for its end.
         let path = request.uri().path().trim_end_matches('/');
         let endless = path.ends_with("/GetLogs") || path == "/logs" || path.ends_with("/Watch");
-        let token = (!endless).then(|| guard.replies.token());
+        let reply = (!endless).then(|| guard.replies.token());
+        let usage = request.extensions().get::<Arc<Usage>>();
+        let call = usage.map(|usage| usage.call());
+        let tokens = [reply, call];
         let grpc = front::is_grpc(request.headers());
         // The clone is not ready yet; the one that was asked is.
         let ready = self.front.clone();
-        let call = std::mem::replace(&mut self.front, ready).call(request);
+        let answer = std::mem::replace(&mut self.front, ready).call(request);
         Box::pin(async move {
-            let Ok(response) = AssertUnwindSafe(call).catch_unwind().await else {
+            let Ok(response) = AssertUnwindSafe(answer).catch_unwind().await else {
                 return Ok(after_a_panic(grpc).map(Counted::uncounted));
             };
             let response = response?;
@@ -123,7 +109,7 @@ impl Service<Request<Body>> for Gate {
             };
             Ok(response.map(|body| Counted {
                 body,
-                _token: token,
+                _tokens: tokens,
             }))
         })
     }
@@ -144,7 +130,8 @@ impl Guard {
             Ok(shown) => shown,
             // Panels of the session generations have no key: their certificate opens a session.
             Err(_) if certified && is_start => Shown::Certificate,
-            Err(Denied::OtherSession | Denied::Missing) if certified && session.is_none() => {
+            // Who shows no key at all is of those generations, and hears what they know.
+            Err(_) if certified && session.is_none() && !has_key(request) => {
                 return Err(Denied::NoSession);
             }
             Err(denied) => return Err(denied),
@@ -153,8 +140,8 @@ impl Guard {
             let peer = peer(request.extensions()).map(tracing::field::display);
             tracing::info!(%shown, peer, "a panel sends a start");
         }
-        if let Some(admitted) = request.extensions().get::<Arc<Admitted>>() {
-            admitted.set();
+        if let Some(usage) = request.extensions().get::<Arc<Usage>>() {
+            usage.admit();
         }
         Ok(())
     }
@@ -180,6 +167,10 @@ impl Guard {
         };
         response.map(Counted::uncounted)
     }
+}
+
+fn has_key(request: &Request<Body>) -> bool {
+    request.headers().contains_key("x-api-key")
 }
 
 /// Who calls, as the listener has seen it.
@@ -209,16 +200,19 @@ fn as_go_says_it(status: &Status, response: Response<Body>) -> Response<Body> {
     response
 }
 
-/// A reply that counts as being on its way until its last byte is handed over.
+/// A reply that counts as being on its way, and its call as open, until its last byte is handed over.
 #[derive(Debug)]
 pub struct Counted {
     body: Body,
-    _token: Option<TaskTrackerToken>,
+    _tokens: [Option<TaskTrackerToken>; 2],
 }
 
 impl Counted {
     pub(super) fn uncounted(body: Body) -> Self {
-        Self { body, _token: None }
+        Self {
+            body,
+            _tokens: [None, None],
+        }
     }
 }
 

@@ -7,7 +7,7 @@ use tokio_util::sync::CancellationToken;
 use tonic::{Request, Response, Status, Streaming};
 
 use super::chunks::Chunks;
-use super::{MAX_MESSAGE, routing, status, wire};
+use super::{routing, status, wire};
 use crate::node::{BaseInfo, Direction, Latency, Node, Start, Traffic, TrafficOf};
 use crate::proto::service::node_service_server::{NodeService, NodeServiceServer};
 use crate::proto::service::{
@@ -36,12 +36,12 @@ impl Service {
         Self { node, shutdown }
     }
 
-    /// The service as gRPC serves it.
+    /// The service as gRPC serves it, with messages of at most so many bytes.
     #[must_use]
-    pub fn into_server(self) -> NodeServiceServer<Self> {
+    pub fn into_server(self, max_message: usize) -> NodeServiceServer<Self> {
         NodeServiceServer::new(self)
-            .max_decoding_message_size(MAX_MESSAGE)
-            .max_encoding_message_size(MAX_MESSAGE)
+            .max_decoding_message_size(max_message)
+            .max_encoding_message_size(max_message)
     }
 
     /// The core's log, line by line, until the node ends.

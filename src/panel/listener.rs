@@ -20,22 +20,10 @@ use tower::{Service, ServiceExt};
 
 use super::client_cert::Certified;
 use super::crowd::Crowd;
-use super::gate::{Admitted, Counted, Peer};
+use super::gate::{Counted, Peer};
+use super::usage::Usage;
+use crate::settings::Limits;
 
-/// How long a client may take for the TLS handshake.
-const HANDSHAKE_DEADLINE: Duration = Duration::from_secs(10);
-/// How long a connection may live without anybody showing a key on it.
-const ADMISSION_DEADLINE: Duration = Duration::from_secs(30);
-/// How long a client of HTTP/1.1 may take for the head of a request, and be silent between two.
-const HEADER_DEADLINE: Duration = Duration::from_secs(75);
-/// How much room the head of a request gets.
-const MAX_HEADERS: u32 = 64 << 10;
-/// How many connections there may be; a panel needs a handful.
-const MAX_CONNECTIONS: usize = 1024;
-/// How many of them may come from one address.
-const MAX_CONNECTIONS_OF_ONE: usize = 128;
-/// How many calls one connection may have open at once.
-const MAX_STREAMS: u32 = 256;
 /// Room for a panel far away: 64 KiB per round trip would make a large Start take minutes.
 const STREAM_WINDOW: u32 = 4 << 20;
 const CONNECTION_WINDOW: u32 = 8 << 20;
@@ -69,6 +57,7 @@ impl<S> Answers for S where
 pub struct Listener {
     tcp: TcpListener,
     tls: TlsAcceptor,
+    limits: Limits,
 }
 
 impl std::fmt::Debug for Listener {
@@ -84,10 +73,11 @@ impl Listener {
     ///
     /// # Errors
     /// When it can't be had.
-    pub async fn bind(address: SocketAddr, tls: TlsAcceptor) -> io::Result<Self> {
+    pub async fn bind(address: SocketAddr, tls: TlsAcceptor, limits: Limits) -> io::Result<Self> {
         Ok(Self {
             tcp: TcpListener::bind(address).await?,
             tls,
+            limits,
         })
     }
 
@@ -112,7 +102,8 @@ impl Listener {
     {
         let connections = TaskTracker::new();
         let goodbye = CancellationToken::new();
-        let crowd = Crowd::new(MAX_CONNECTIONS, MAX_CONNECTIONS_OF_ONE);
+        let limits = self.limits;
+        let crowd = Crowd::new(limits.connections, limits.connections_per_address);
         loop {
             let room = tokio::select! {
                 biased;
@@ -139,7 +130,8 @@ impl Listener {
             let (tls, service, goodbye) = (self.tls.clone(), service.clone(), goodbye.clone());
             connections.spawn(async move {
                 let _place = place;
-                if let Err(error) = connection(stream, peer, tls, service, goodbye).await {
+                let served = connection(stream, peer, limits, tls, service, goodbye);
+                if let Err(error) = served.await {
                     tracing::debug!(%peer, error, "a connection ended");
                 }
             });
@@ -169,6 +161,7 @@ impl Listener {
 async fn connection<S: Answers>(
     stream: TcpStream,
     peer: IpAddr,
+    limits: Limits,
     tls: TlsAcceptor,
     service: S,
     goodbye: CancellationToken,
@@ -182,16 +175,16 @@ where
     let stream = tokio::select! {
         biased;
         () = goodbye.cancelled() => return Ok(()),
-        stream = tokio::time::timeout(HANDSHAKE_DEADLINE, tls.accept(stream)) => stream,
+        stream = tokio::time::timeout(limits.handshake_timeout, tls.accept(stream)) => stream,
     };
     let stream = stream
-        .map_err(|_| format!("no TLS handshake within {} s", HANDSHAKE_DEADLINE.as_secs()))?
+        .map_err(|_| "no TLS handshake in time".to_owned())?
         .map_err(|error| format!("TLS handshake: {error}"))?;
 
     // The handshake has checked it: who shows a certificate that is not trusted is not here.
     let certified = stream.get_ref().1.peer_certificates().is_some();
-    let admitted = Arc::new(Admitted::default());
-    let mark = Arc::clone(&admitted);
+    let usage = Arc::new(Usage::default());
+    let mark = Arc::clone(&usage);
     let service = service.map_request(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(Arc::clone(&mark));
@@ -206,12 +199,12 @@ where
     let mut http = auto::Builder::new(TokioExecutor::new());
     http.http1()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEADER_DEADLINE)
-        .max_buf_size(MAX_HEADERS as usize);
+        .header_read_timeout(limits.header_timeout)
+        .max_buf_size(limits.header as usize);
     http.http2()
         .timer(TokioTimer::new())
-        .max_header_list_size(MAX_HEADERS)
-        .max_concurrent_streams(MAX_STREAMS)
+        .max_header_list_size(limits.header)
+        .max_concurrent_streams(limits.streams)
         .initial_stream_window_size(STREAM_WINDOW)
         .initial_connection_window_size(CONNECTION_WINDOW)
         .keep_alive_interval(PING_INTERVAL)
@@ -221,7 +214,10 @@ where
     tokio::select! {
         biased;
         () = goodbye.cancelled() => {}
-        () = nobody_admitted(&admitted) => return Err("nobody showed a key in time".to_owned()),
+        () = nobody_admitted(&usage, limits.admission_timeout) => {
+            return Err("nobody showed a key in time".to_owned());
+        }
+        () = usage.idle(limits.idle_timeout) => {}
         ended = connection.as_mut() => return ended.map_err(|error| error.to_string()),
     }
     // Replies that were handed over may still wait for the wire; a GOAWAY would overtake them, and
@@ -237,9 +233,9 @@ where
 }
 
 /// Returns only for a connection on which nobody has shown a key in time.
-async fn nobody_admitted(admitted: &Admitted) {
-    tokio::time::sleep(ADMISSION_DEADLINE).await;
-    if admitted.any() {
+async fn nobody_admitted(usage: &Usage, patience: Duration) {
+    tokio::time::sleep(patience).await;
+    if usage.is_admitted() {
         std::future::pending::<()>().await;
     }
 }

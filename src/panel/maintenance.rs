@@ -17,7 +17,8 @@ use serde_json::json;
 use tonic::body::Body;
 
 use super::auth::Keys;
-use super::gate::{Admitted, Counted};
+use super::gate::Counted;
+use super::usage::Usage;
 use crate::node::Node;
 
 /// The largest body that is read.
@@ -95,8 +96,8 @@ impl Maintenance {
             Some(key) if self.keys.holds(key.as_bytes()) => {}
             Some(_) => return detail(StatusCode::UNAUTHORIZED, "invalid api key"),
         }
-        if let Some(admitted) = request.extensions().get::<Arc<Admitted>>() {
-            admitted.set();
+        if let Some(usage) = request.extensions().get::<Arc<Usage>>() {
+            usage.admit();
         }
         let (head, body) = request.into_parts();
         let path = head.uri.path().trim_end_matches('/');

@@ -26,9 +26,7 @@ mod routing;
 pub mod status;
 mod throttle;
 pub mod tls;
+mod usage;
 pub mod wire;
 
 pub use self::auth::{Keys, NamedKey};
-
-/// The largest message that is taken or sent, in bytes.
-pub const MAX_MESSAGE: usize = 64 << 20;

@@ -22,12 +22,11 @@ use tonic::{Code, Status};
 use super::grpc::Service;
 use super::routes::{Call, ROUTES, Route};
 use super::wire::{Backend, UserList};
-use super::{MAX_MESSAGE, frames, json, openapi, status};
+use super::{frames, json, openapi, status};
 use crate::proto::service::node_service_server::NodeService;
 use crate::proto::service::{Empty, LatencyRequest, StatRequest, StatType, User};
+use crate::settings::Limits;
 
-/// How long a caller may take to send a body.
-const BODY_DEADLINE: Duration = Duration::from_secs(120);
 /// How often an idle log says that it is alive. Clients skip blank lines, proxies count them.
 const HEARTBEAT: Duration = Duration::from_secs(15);
 
@@ -67,13 +66,19 @@ impl Refusal {
 #[derive(Clone, Debug)]
 pub struct Rest {
     service: Service,
+    max_body: usize,
+    body_timeout: Duration,
 }
 
 impl Rest {
     /// The same service by path.
     #[must_use]
-    pub fn new(service: Service) -> Self {
-        Self { service }
+    pub fn new(service: Service, limits: &Limits) -> Self {
+        Self {
+            service,
+            max_body: limits.message,
+            body_timeout: limits.body_timeout,
+        }
     }
 
     async fn answer(&self, request: Request<Body>) -> Result<Response<Body>, Refusal> {
@@ -85,7 +90,7 @@ impl Rest {
             Call::OpenApi => return Ok(reply(Bytes::from(openapi::describe(&ROUTES)), JSON)),
             _ => {}
         }
-        let mut input = read(body).await?;
+        let mut input = self.read(body).await?;
         if mentions_json(&parts.headers, CONTENT_TYPE.as_str()) {
             input = from_json(route, &input)?;
         }
@@ -98,6 +103,26 @@ impl Rest {
         let json = json::from_protobuf(route.output, &output)
             .map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
         Ok(reply(json.into(), JSON))
+    }
+
+    async fn read(&self, body: Body) -> Result<Bytes, Refusal> {
+        let too_large = || {
+            let text = format!("the body is larger than {} bytes", self.max_body);
+            Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, text)
+        };
+        if body.size_hint().lower() > self.max_body as u64 {
+            return Err(too_large());
+        }
+        let whole = Limited::new(body, self.max_body).collect();
+        match tokio::time::timeout(self.body_timeout, whole).await {
+            Ok(Ok(body)) => Ok(body.to_bytes()),
+            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+            Ok(Err(error)) => Err(Refusal::new(StatusCode::BAD_REQUEST, error.to_string())),
+            Err(_) => Err(Refusal::new(
+                StatusCode::REQUEST_TIMEOUT,
+                "the body took too long",
+            )),
+        }
     }
 
     /// Makes the call and encodes its answer.
@@ -226,26 +251,6 @@ fn find(method: &Method, path: &str) -> Result<&'static Route, Refusal> {
     } else {
         Refusal::new(StatusCode::NOT_FOUND, "no such route; see /openapi.json")
     })
-}
-
-async fn read(body: Body) -> Result<Bytes, Refusal> {
-    let too_large = || {
-        let text = format!("the body is larger than {} MiB", MAX_MESSAGE >> 20);
-        Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, text)
-    };
-    if body.size_hint().lower() > MAX_MESSAGE as u64 {
-        return Err(too_large());
-    }
-    let whole = Limited::new(body, MAX_MESSAGE).collect();
-    match tokio::time::timeout(BODY_DEADLINE, whole).await {
-        Ok(Ok(body)) => Ok(body.to_bytes()),
-        Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
-        Ok(Err(error)) => Err(Refusal::new(StatusCode::BAD_REQUEST, error.to_string())),
-        Err(_) => Err(Refusal::new(
-            StatusCode::REQUEST_TIMEOUT,
-            "the body took too long",
-        )),
-    }
 }
 
 /// JSON stands for one message; for a chunked sync it stands for one chunk, or a list of them.

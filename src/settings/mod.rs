@@ -3,6 +3,7 @@
 //! The names are those of the PasarGuard node, so an existing `.env` works. Every mistake is
 //! reported in one run; nothing is silently replaced by a default.
 
+mod limits;
 mod parse;
 mod source;
 
@@ -13,6 +14,7 @@ use std::path::{Path, PathBuf};
 use tracing::level_filters::LevelFilter;
 use uuid::Uuid;
 
+pub use self::limits::Limits;
 use self::parse::Reader;
 pub use self::source::Source;
 
@@ -29,6 +31,8 @@ pub struct Settings {
     pub maintenance: Option<SocketAddr>,
     /// What is served there (`SERVICE_PROTOCOL`).
     pub protocols: Protocols,
+    /// What panels and strangers may take.
+    pub limits: Limits,
     /// The key that panels show (`API_KEY`); generated and kept when it is not set.
     pub api_key: Option<Secret>,
     /// More keys, each with a name (`API_KEYS_FILE`).
@@ -177,6 +181,7 @@ impl Settings {
             reader.missing("SSL_CLIENT_CERT_FILE", "REQUIRE_CLIENT_CERT");
         }
         let settings = Self {
+            limits: Limits::read(&mut reader),
             client_certificates,
             require_client_certificate,
             listen: SocketAddr::new(host, port),

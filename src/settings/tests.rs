@@ -1,4 +1,5 @@
 use std::collections::HashMap;
+use std::time::Duration;
 
 use super::*;
 
@@ -29,6 +30,64 @@ fn the_defaults_are_those_of_the_documentation() {
         (10_000, 200)
     );
     assert_eq!(settings.debug_config, None);
+}
+
+#[test]
+fn limits_have_units_and_bounds() {
+    let limits = settings(&[]).unwrap().limits;
+    assert_eq!(
+        (
+            limits.message,
+            limits.connections,
+            limits.connections_per_address,
+            limits.streams
+        ),
+        (64 << 20, 1024, 128, 256)
+    );
+    assert_eq!(limits.handshake_timeout, Duration::from_secs(10));
+    assert_eq!(limits.idle_timeout, Duration::from_secs(3600));
+    for (text, message) in [
+        ("1MiB", 1 << 20),
+        ("2097152", 2 << 20),
+        ("1 GiB", 1 << 30),
+        ("100m", 100 << 20),
+    ] {
+        assert_eq!(
+            settings(&[("MAX_MESSAGE_SIZE", text)])
+                .unwrap()
+                .limits
+                .message,
+            message,
+            "{text}"
+        );
+    }
+    for (text, seconds) in [
+        ("5", 5),
+        ("5s", 5),
+        ("2m", 120),
+        ("1h", 3600),
+        ("1500ms", 1),
+    ] {
+        let limits = settings(&[("BODY_TIMEOUT", text)]).unwrap().limits;
+        assert_eq!(limits.body_timeout.as_secs(), seconds, "{text}");
+    }
+    for (name, text) in [
+        ("MAX_MESSAGE_SIZE", "1023KiB"),
+        ("MAX_MESSAGE_SIZE", "2GiB"),
+        ("MAX_MESSAGE_SIZE", "64MB"),
+        ("MAX_HEADER_SIZE", "99999999999999999999GiB"),
+        ("MAX_CONNECTIONS", "0"),
+        ("MAX_STREAMS", "-1"),
+        ("BODY_TIMEOUT", "0"),
+        ("BODY_TIMEOUT", "1 fortnight"),
+        ("IDLE_TIMEOUT", "25h"),
+    ] {
+        let mistakes = settings(&[(name, text)]).unwrap_err().to_string();
+        assert!(
+            mistakes.starts_with(&format!("{name} is {text:?}: must be ")),
+            "{mistakes}"
+        );
+    }
 }
 
 #[test]
@@ -196,4 +255,30 @@ fn the_environment_wins_but_for_openssls_ssl_cert_file() {
         &[],
     );
     assert_eq!(settings.certificate, Path::new("/own.pem"));
+}
+
+/// The file that operators copy names every setting, with its default.
+#[test]
+fn the_example_has_every_setting_with_its_default() {
+    let example: HashMap<String, String> = include_str!("../../.env.example")
+        .lines()
+        .filter_map(|line| line.trim_start_matches('#').split_once('='))
+        .filter(|(name, _)| {
+            name.chars()
+                .all(|char| char.is_ascii_uppercase() || char == '_')
+        })
+        .map(|(name, value)| (name.to_owned(), value.to_owned()))
+        .collect();
+    let asked = std::cell::RefCell::new(std::collections::BTreeSet::new());
+    let shown = Settings::from_source(&|name: &str| {
+        asked.borrow_mut().insert(name.to_owned());
+        // Alone these two mean another thing than their default.
+        (!name.starts_with("SSL_")).then(|| example.get(name).cloned())?
+    });
+    assert_eq!(
+        format!("{:?}", shown.unwrap()),
+        format!("{:?}", settings(&[]).unwrap())
+    );
+    let named: std::collections::BTreeSet<String> = example.into_keys().collect();
+    assert_eq!(named, asked.into_inner());
 }

@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::{Duration, Instant};
 
 use nix::sys::signal::Signal;
-use raynode::proto::service::Empty;
+use raynode::proto::service::{BaseInfoResponse, Empty};
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tonic::Code;
@@ -18,7 +18,8 @@ use tonic_reflection::pb::v1::server_reflection_response::MessageResponse;
 use uuid::Uuid;
 
 use crate::NODE;
-use crate::support::panel::{channel, tls_offering, tls_showing};
+use crate::support::panel::{backend, channel, tls_offering, tls_showing};
+use crate::support::rest::{Http, Rest};
 use crate::support::users::numbered;
 use crate::support::xray::vless_config;
 use crate::support::{NodeProcess, Panel, eventually, ports};
@@ -364,6 +365,92 @@ async fn a_client_certificate_opens_a_session_and_the_session_opens_the_rest() {
         .start(&vless_config(ports::free()), &[])
         .await
         .unwrap();
+}
+
+/// What a client of the session generations is told, over both transports: gRPC code, HTTP status, text.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_of_the_session_generations_is_told_what_it_knows() {
+    let folder = tempfile::tempdir().unwrap();
+    let (cert, key) = version_1_certificate(folder.path(), "panel");
+    let node = NodeProcess::start_with(NODE, &[("SSL_CLIENT_CERT_FILE", cert.to_str().unwrap())]);
+    let tls = tls_showing(&node, &cert, &key, &rustls::version::TLS13);
+    let told = async |authorization: Option<String>, code: Code, status: u16, text: &str| {
+        let headers: Vec<_> = authorization
+            .into_iter()
+            .map(|value| ("authorization", value))
+            .collect();
+        let panel = Panel::over(tls.clone(), node.port, &headers);
+        let error = panel.stop().await.unwrap_err();
+        assert_eq!((error.code(), error.message()), (code, text), "{headers:?}");
+        let mut rest = Rest::with_key(&node, Http::OneDespiteH2, None).over(tls.clone());
+        rest.headers = headers;
+        let answer = rest.put("/stop", "").await;
+        assert_eq!(
+            (answer.status.as_u16(), answer.text().trim_end()),
+            (status, text),
+            "{:?}",
+            rest.headers
+        );
+    };
+    let bearer = |token: &str| Some(format!("Bearer {token}"));
+    let other = Uuid::new_v4().to_string();
+
+    // No session yet: that comes before everything else.
+    for nobody in [None, bearer(&other), bearer("x"), Some("x".to_owned())] {
+        told(nobody, Code::Unauthenticated, 425, "please connect first").await;
+    }
+    let mut rest = Rest::with_key(&node, Http::OneDespiteH2, None).over(tls.clone());
+    let start = backend(&vless_config(ports::free()), &[]);
+    let info: BaseInfoResponse = rest
+        .post("/start", prost::Message::encode_to_vec(&start))
+        .await
+        .message();
+    let session = info.session_id;
+    assert_eq!(Uuid::parse_str(&session).unwrap().get_version_num(), 4);
+
+    let format = "invalid authorization format: must be Bearer and a valid UUID";
+    told(None, Code::Unauthenticated, 401, "missing x-api-key header").await;
+    told(Some("x".to_owned()), Code::InvalidArgument, 401, format).await;
+    told(
+        Some(format!("Basic {session}")),
+        Code::InvalidArgument,
+        401,
+        format,
+    )
+    .await;
+    told(bearer("x"), Code::InvalidArgument, 422, format).await;
+    told(
+        bearer(&other),
+        Code::PermissionDenied,
+        403,
+        "session id mismatch",
+    )
+    .await;
+
+    // The id is told once, in the reply to Start.
+    rest.headers = vec![("authorization", format!("Bearer {session}"))];
+    let info: BaseInfoResponse = rest.get("/", "").await.message();
+    assert!(info.started && info.session_id.is_empty());
+    // Another Start, another session.
+    let again = Panel::over(tls.clone(), node.port, &[]);
+    let next = again.start_backend(start).await.unwrap().session_id;
+    assert_ne!(next, session);
+    told(
+        bearer(&session),
+        Code::PermissionDenied,
+        403,
+        "session id mismatch",
+    )
+    .await;
+    rest.headers = vec![("authorization", format!("bearer {next}"))];
+    assert_eq!(rest.put("/stop", "").await.status, 200);
+    told(
+        bearer(&next),
+        Code::Unauthenticated,
+        425,
+        "please connect first",
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

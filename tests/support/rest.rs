@@ -7,6 +7,7 @@ use hyper::body::Incoming;
 use hyper_util::rt::{TokioExecutor, TokioIo};
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
+use tokio_rustls::TlsConnector;
 use tokio_rustls::client::TlsStream;
 use uuid::Uuid;
 
@@ -28,6 +29,7 @@ pub struct Rest<'a> {
     node: &'a NodeProcess,
     port: u16,
     http: Http,
+    tls: Option<TlsConnector>,
     pub headers: Vec<(&'static str, String)>,
 }
 
@@ -77,6 +79,7 @@ impl<'a> Rest<'a> {
             node,
             port: node.port,
             http,
+            tls: None,
             headers,
         }
     }
@@ -87,6 +90,12 @@ impl<'a> Rest<'a> {
         self
     }
 
+    /// The same over TLS of its own.
+    pub fn over(mut self, tls: TlsConnector) -> Self {
+        self.tls = Some(tls);
+        self
+    }
+
     async fn dial(&self) -> TlsStream<TcpStream> {
         let offered: &[&str] = match self.http {
             Http::One => &[],
@@ -94,7 +103,8 @@ impl<'a> Rest<'a> {
         };
         let stream = TcpStream::connect(("127.0.0.1", self.port)).await.unwrap();
         let name = ServerName::try_from("127.0.0.1").unwrap();
-        tls_offering(self.node, offered)
+        let tls = self.tls.clone();
+        tls.unwrap_or_else(|| tls_offering(self.node, offered))
             .connect(name, stream)
             .await
             .unwrap()
