@@ -33,21 +33,24 @@ demo: ## Play a panel against a node and a real core, and show what happens
 	@xray=$$(scripts/xray.sh) && XRAY_EXECUTABLE_PATH=$$xray exec cargo run --release --example demo
 
 test: ## Run all tests against a real core and every generation of the panel's own client library
-	@scripts/need.sh cargo xray python
-	@xray=$$(scripts/xray.sh) && python=$$(scripts/python.sh) && clients=$$(scripts/old-clients.sh) && \
-	  XRAY_EXECUTABLE_PATH=$$xray RAYNODE_TEST_PYTHON=$$python RAYNODE_TEST_OLD_CLIENTS=$$clients exec cargo test $(ARGS)
+	@scripts/need.sh cargo xray python go
+	@xray=$$(scripts/xray.sh) && python=$$(scripts/python.sh) && clients=$$(scripts/old-clients.sh) && go=$$(scripts/go-clients.sh) && \
+	  XRAY_EXECUTABLE_PATH=$$xray RAYNODE_TEST_PYTHON=$$python RAYNODE_TEST_OLD_CLIENTS=$$clients \
+	  RAYNODE_TEST_GO_CLIENTS=$$go exec cargo test $(ARGS)
 
 # That core answers a client whom it refuses only after a second, so those who are refused all the time
 # would take minutes: the old clients are played against the other two.
 test-oldest-core: ## Run the integration tests, but the old clients, against the oldest core
-	@scripts/need.sh cargo xray_oldest python
-	@xray=$$(scripts/xray-oldest.sh) && python=$$(scripts/python.sh) && \
-	  XRAY_EXECUTABLE_PATH=$$xray RAYNODE_TEST_PYTHON=$$python exec cargo test --test it $(ARGS) -- --skip every_client::
+	@scripts/need.sh cargo xray_oldest python go
+	@xray=$$(scripts/xray-oldest.sh) && python=$$(scripts/python.sh) && go=$$(scripts/go-clients.sh) && \
+	  XRAY_EXECUTABLE_PATH=$$xray RAYNODE_TEST_PYTHON=$$python \
+	  RAYNODE_TEST_GO_CLIENTS=$$go exec cargo test --test it $(ARGS) -- --skip every_client::
 
 test-newest-core: ## Run the integration tests against the newest core
-	@scripts/need.sh cargo xray_newest python
-	@xray=$$(scripts/xray-newest.sh) && python=$$(scripts/python.sh) && clients=$$(scripts/old-clients.sh) && \
-	  XRAY_EXECUTABLE_PATH=$$xray RAYNODE_TEST_PYTHON=$$python RAYNODE_TEST_OLD_CLIENTS=$$clients exec cargo test --test it $(ARGS)
+	@scripts/need.sh cargo xray_newest python go
+	@xray=$$(scripts/xray-newest.sh) && python=$$(scripts/python.sh) && clients=$$(scripts/old-clients.sh) && go=$$(scripts/go-clients.sh) && \
+	  XRAY_EXECUTABLE_PATH=$$xray RAYNODE_TEST_PYTHON=$$python RAYNODE_TEST_OLD_CLIENTS=$$clients \
+	  RAYNODE_TEST_GO_CLIENTS=$$go exec cargo test --test it $(ARGS)
 
 bench: ## Measure start time, memory and speed of the release build
 	@scripts/need.sh cargo xray

@@ -45,7 +45,7 @@ need_cargo() {
 # need_go WAY_OUT: what else helps goes into the same line.
 need_go() {
   local found ways="install Go >= 1.26 (https://go.dev/dl)${1:-}"
-  have go || die "Go is missing, which builds Xray: $ways"
+  have go || die "Go is missing, which builds Xray and test clients: $ways"
   # Asked beside go.mod, a Go that may fetch toolchains answers with the one that it would use there.
   found=$(cd deploy/xray && go env GOVERSION) || die "go does not run, which builds Xray: $ways"
   at_least 1.26 "${found#go}" || die "Go ${found#go} is too old to build Xray: $ways"

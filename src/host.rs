@@ -13,6 +13,18 @@ use tokio::task::JoinSet;
 /// How often the load is measured while it is watched.
 const INTERVAL: Duration = Duration::from_secs(2);
 
+/// Takes as many open files as the system allows: every connection is one, and the usual 1024 are
+/// fewer than the connections that panels and strangers may have.
+pub fn allow_many_open_files() {
+    use nix::sys::resource::{Resource, getrlimit, setrlimit};
+
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(error) = raised {
+        tracing::warn!(%error, "the number of open files stays as it was");
+    }
+}
+
 /// One measurement.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Sample {

@@ -36,6 +36,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         }
     };
     telemetry::init(&settings);
+    host::allow_many_open_files();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()

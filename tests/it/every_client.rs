@@ -15,7 +15,7 @@ use crate::door::version_1_certificate;
 use crate::support::node::xray_version;
 use crate::support::users;
 use crate::support::xray::{vless_config, vless_outbound};
-use crate::support::{NodeProcess, Origin, XrayClient, ports, python};
+use crate::support::{NodeProcess, Origin, XrayClient, ports, script};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/every_client.py");
 /// The script gives up by itself before.
@@ -89,7 +89,7 @@ async fn drive(package: &str, version: &str, transport: &str) {
     let interpreter = clients.join(format!("{package}-{version}/bin/python"));
     let what = format!("{package} {version} over {transport}");
     let log = node.folder().join("drive.log");
-    python::run(&interpreter, SCRIPT, &setup, &log, PATIENCE, &what).await;
+    script::run(&interpreter, &["-u", SCRIPT], &setup, &log, PATIENCE, &what).await;
     assert!(node.stop().success());
     assert!(node.cores().is_empty());
 }

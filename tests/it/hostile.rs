@@ -86,19 +86,19 @@ async fn a_body_that_comes_byte_by_byte_ends_at_its_deadline() {
         node.api_key
     );
     slow.write_all(head.as_bytes()).await.unwrap();
-    let began = Instant::now();
+    let start = Instant::now();
     let mut reply = Vec::new();
     let answered = loop {
         slow.write_all(b"x").await.ok();
         slow.flush().await.ok();
-        let mut heard = [0; 256];
-        match tokio::time::timeout(Duration::from_millis(200), slow.read(&mut heard)).await {
-            Ok(Ok(0) | Err(_)) => break began.elapsed(),
-            Ok(Ok(count)) => reply.extend_from_slice(&heard[..count]),
-            Err(_) => assert!(began.elapsed() < Duration::from_secs(30), "no answer"),
+        let mut piece = [0; 256];
+        match tokio::time::timeout(Duration::from_millis(200), slow.read(&mut piece)).await {
+            Ok(Ok(0) | Err(_)) => break start.elapsed(),
+            Ok(Ok(count)) => reply.extend_from_slice(&piece[..count]),
+            Err(_) => assert!(start.elapsed() < Duration::from_secs(30), "no answer"),
         }
         if reply.ends_with(b"the body took too long\n") {
-            break began.elapsed();
+            break start.elapsed();
         }
     };
     let reply = String::from_utf8_lossy(&reply);
@@ -141,11 +141,11 @@ async fn ten_thousand_wrong_keys_cost_little_and_a_right_one_does_not_wait() {
                 &[("x-api-key", Uuid::new_v4().to_string())],
             );
             tokio::spawn(async move {
-                let guesses = (0..100).map(|_| {
+                let attempts = (0..100).map(|_| {
                     let guesser = guesser.clone();
                     async move { guesser.stop().await.unwrap_err().code() }
                 });
-                futures_util::future::join_all(guesses).await
+                futures_util::future::join_all(attempts).await
             })
         })
         .collect();

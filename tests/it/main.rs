@@ -14,6 +14,7 @@ mod support;
 
 mod door;
 mod every_client;
+mod go_client;
 mod hostile;
 mod process;
 mod python_client;

@@ -1,6 +1,8 @@
 //! The panel's own client library, unmodified, drives the node through every call it has over gRPC.
 
-use std::path::Path;
+#![allow(clippy::print_stderr, reason = "a test that is skipped says so")]
+
+use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -9,22 +11,60 @@ use crate::NODE;
 use crate::support::node::xray_version;
 use crate::support::users;
 use crate::support::xray::{vless_config, vless_inbound, vless_outbound};
-use crate::support::{NodeProcess, Origin, XrayClient, ports, python};
+use crate::support::{NodeProcess, Origin, Panel, XrayClient, ports, script};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/drive.py");
+const LEAVING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/leaving.py");
 /// The script gives up by itself before.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-#[tokio::test(flavor = "multi_thread")]
-async fn the_panels_own_client_gets_what_it_expects() {
+/// A Python that has the panel's client.
+fn python() -> Option<PathBuf> {
     let Some(interpreter) = std::env::var_os("RAYNODE_TEST_PYTHON") else {
         assert!(
             std::env::var_os("CI").is_none(),
             "RAYNODE_TEST_PYTHON is not set: run `make test`, which names a Python with the client"
         );
         eprintln!("SKIPPED: RAYNODE_TEST_PYTHON is not set");
-        return;
+        return None;
     };
+    Some(interpreter.into())
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_reply_that_is_on_its_way_comes_before_the_goodbye() {
+    let Some(interpreter) = python() else { return };
+    for _ in 0..4 {
+        let mut node = NodeProcess::start(NODE);
+        let panel = Panel::of(&node);
+        panel
+            .start(&vless_config(ports::free()), &[])
+            .await
+            .unwrap();
+        let setup = json!({
+            "port": node.port,
+            "api_key": node.api_key,
+            "certificate": std::fs::read_to_string(node.certificate()).unwrap(),
+            "node": node.pid(),
+            "core": node.core(),
+        });
+        let log = node.folder().join("leaving.log");
+        script::run(
+            &interpreter,
+            &["-u", LEAVING],
+            &setup,
+            &log,
+            PATIENCE,
+            "a client of a node that leaves",
+        )
+        .await;
+        assert!(node.stop_asked().success());
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_panels_own_client_gets_what_it_expects() {
+    let Some(interpreter) = python() else { return };
     let mut node = NodeProcess::start(NODE);
     let origin = Origin::start().await;
     let (managed, excluded) = (ports::free(), ports::free());
@@ -63,10 +103,9 @@ async fn the_panels_own_client_gets_what_it_expects() {
     });
 
     let log = node.folder().join("drive.log");
-    let interpreter = Path::new(&interpreter);
-    python::run(
-        interpreter,
-        SCRIPT,
+    script::run(
+        &interpreter,
+        &["-u", SCRIPT],
         &setup,
         &log,
         PATIENCE,

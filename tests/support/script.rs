@@ -1,4 +1,4 @@
-//! A Python script that plays a panel: told on its standard input what it needs, ended when it takes
+//! A program that plays a panel: told on its standard input what it needs, ended when it takes
 //! too long, shown with all that it said.
 
 use std::path::Path;
@@ -9,18 +9,18 @@ use serde_json::Value;
 use tokio::io::AsyncWriteExt;
 use tokio::process::Command;
 
-/// Runs the script; fails when it fails. What it is told goes through a pipe, because it holds keys.
+/// Runs it; fails when it fails. What it is told goes through a pipe, because it holds keys.
 pub async fn run(
-    python: &Path,
-    script: &str,
+    program: &Path,
+    arguments: &[&str],
     setup: &Value,
     log_path: &Path,
     patience: Duration,
     what: &str,
 ) {
     let log = std::fs::File::create(log_path).unwrap();
-    let mut child = Command::new(python)
-        .args(["-u", script])
+    let mut child = Command::new(program)
+        .args(arguments)
         .stdin(Stdio::piped())
         .stdout(log.try_clone().unwrap())
         .stderr(log)
