@@ -1,19 +1,18 @@
 //! The program on one screen: settings, build, run, drain.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use tokio::signal::unix::Signal;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
-use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use uuid::Uuid;
 
-use crate::node::{Node, Running};
+use crate::node::{Memory, Node, Running};
 use crate::panel::client_cert::{self, ClientCertificates};
 use crate::panel::front::Front;
 use crate::panel::gate::Gate;
@@ -23,10 +22,10 @@ use crate::panel::reload::{self, Current, Pair};
 use crate::panel::rest::Rest;
 use crate::panel::{Keys, NamedKey, grpc, health, reflection, tls};
 use crate::settings::{Limits, Protocols, Secret, Settings};
+use crate::shutdown::{How, Shutdown};
 use crate::xray::core::Launcher;
-use crate::xray::leftover;
 use crate::xray::logs::Logs;
-use crate::{disk, identity};
+use crate::{disk, identity, telemetry};
 
 /// Why the node can't run.
 #[derive(Debug, thiserror::Error)]
@@ -169,7 +168,6 @@ impl App {
             None => None,
         };
 
-        leftover::end(&settings.runtime_dir).await;
         let logs = Arc::new(Logs::new(settings.log_buffer));
         let mut launcher =
             Launcher::new(settings.xray, settings.assets, settings.runtime_dir, logs);
@@ -183,7 +181,12 @@ impl App {
         let by_hand = ByHand {
             what: launcher.binary.display().to_string(),
         };
-        let (node, running) = Node::spawn(launcher);
+        let memory = Memory {
+            state_dir: settings.state_dir,
+            restore: settings.restore_on_boot,
+            stop_grace: settings.stop_grace,
+        };
+        let (node, running) = Node::spawn(launcher, memory).await;
         let pair = Pair {
             certificate: settings.certificate.clone(),
             key: settings.certificate_key,
@@ -221,15 +224,20 @@ impl App {
         &self.pairing
     }
 
-    /// Serves until `shutdown`, then lets replies out, closes connections, and stops the core.
-    /// Each hangup reads the certificate and the keys anew, as a change of their files does.
+    /// Serves until `shutdown`, then lets replies out, closes connections, and stops the core or
+    /// leaves it to the daemon that comes next. Returns the ports that stay open for that one. Each
+    /// hangup reads the certificate and the keys anew, as a change of their files does.
     ///
     /// # Errors
-    /// Only when the node is broken.
-    pub async fn run(self, hangups: [Signal; 2], shutdown: CancellationToken) -> Result<(), Error> {
+    /// Only when the node is broken; the core serves on then.
+    pub async fn run(
+        self,
+        hangups: [Signal; 3],
+        shutdown: Shutdown,
+    ) -> Result<Vec<TcpListener>, Error> {
         tracing::info!(address = %self.pairing.address, "serving panels");
         let replies = TaskTracker::new();
-        let service = grpc::Service::new(self.node.clone(), shutdown.clone());
+        let service = grpc::Service::new(self.node.clone(), shutdown.token().clone());
         let (health, reporter) = health::service();
         let mut routes =
             Routes::new(service.clone().into_server(self.limits.message)).add_service(health);
@@ -242,7 +250,7 @@ impl App {
         let routes = routes.prepare();
         let mut tasks = JoinSet::new();
         tasks.spawn(reporter.follow(self.node.clone()));
-        let [for_certificate, for_keys] = hangups;
+        let [for_certificate, for_keys, for_settings] = hangups;
         let (pair, current) = (self.pair, self.certificate);
         let files = vec![pair.certificate.clone(), pair.key.clone()];
         tasks.spawn(reload::watch(files, for_certificate, move || {
@@ -254,20 +262,44 @@ impl App {
             key_ring.reload(&keys);
         }));
         let front = Front::new(routes, Rest::new(service, &self.limits), self.protocols);
+        let mut maintenance = JoinSet::new();
         if let Some(listener) = self.maintenance {
             let (node, keys) = (self.node.clone(), Arc::clone(&self.keys));
             let service = Maintenance::new(node, keys, self.installer);
-            tasks.spawn(listener.serve(service, TaskTracker::new(), shutdown.clone()));
+            maintenance.spawn(listener.serve(service, TaskTracker::new(), shutdown.clone()));
         }
+        tasks.spawn(follow_settings(for_settings, self.node.clone()));
         let service = Gate::new(front, self.keys, self.node, replies.clone());
         let mut running = self.running;
-        tokio::select! {
-            () = self.listener.serve(service, replies, shutdown) => {}
+        let port = tokio::select! {
+            port = self.listener.serve(service, replies, shutdown.clone()) => port,
             () = running.broken() => return Err(Error::Driver),
+        };
+        let other = maintenance.join_next().await.and_then(Result::ok);
+        match shutdown.how() {
+            How::Stop => running.stop().await,
+            How::Detach | How::Exec => running.detach().await,
         }
-        running.stop().await;
         tracing::info!("stopped");
-        Ok(())
+        Ok(port.into_iter().chain(other.flatten()).collect())
+    }
+}
+
+/// Takes over, with each hangup, what can change while the node runs; everything else wants a restart.
+async fn follow_settings(mut hangups: Signal, node: Node) {
+    while hangups.recv().await.is_some() {
+        match Settings::load() {
+            Ok(settings) => {
+                node.set_stop_grace(settings.stop_grace);
+                telemetry::set_level(settings.log_level);
+                tracing::info!(
+                    "took over LOG_LEVEL and STOP_GRACE; other settings change with a restart"
+                );
+            }
+            Err(mistakes) => {
+                tracing::error!(%mistakes, "the settings were not taken over, the old ones stay");
+            }
+        }
     }
 }
 

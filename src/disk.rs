@@ -51,7 +51,35 @@ pub(crate) fn write_public(path: &Path, content: &[u8]) -> io::Result<()> {
     write(path, content, 0o644)
 }
 
+/// Takes a file that can't be read out of the way, and keeps it for people.
+pub(crate) fn move_aside(path: &Path) {
+    let mut aside = path.as_os_str().to_owned();
+    aside.push(".damaged");
+    if let Err(error) = fs::rename(path, &aside) {
+        tracing::error!(path = %path.display(), %error, "the damaged file stays where it is");
+    }
+}
+
 fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
+    write_by(path, mode, |file| file.write_all(content))
+}
+
+/// The same for content that is made while it is written.
+///
+/// # Errors
+/// As for one that is there.
+pub(crate) fn write_private_by(
+    path: &Path,
+    fill: impl FnOnce(&mut File) -> io::Result<()>,
+) -> io::Result<()> {
+    write_by(path, 0o600, fill)
+}
+
+fn write_by(
+    path: &Path,
+    mode: u32,
+    fill: impl FnOnce(&mut File) -> io::Result<()>,
+) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut fresh = path.as_os_str().to_owned();
     fresh.push(".new");
@@ -65,7 +93,7 @@ fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
         .create_new(true)
         .mode(mode)
         .open(fresh)?;
-    file.write_all(content)?;
+    fill(&mut file)?;
     file.sync_all()?;
     fs::rename(fresh, path)?;
     File::open(folder)?.sync_all()

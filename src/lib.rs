@@ -24,6 +24,8 @@ pub mod node;
 pub mod panel;
 pub mod proto;
 pub mod settings;
+pub mod shutdown;
+pub mod systemd;
 pub mod telemetry;
 pub mod xray;
 

@@ -1,6 +1,8 @@
 //! The command line: one file per subcommand, and the only place that prints.
 
+mod replace;
 mod run;
+mod signals;
 
 use std::process::ExitCode;
 

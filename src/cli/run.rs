@@ -6,16 +6,24 @@
     reason = "a command speaks to its operator"
 )]
 
-use std::net::IpAddr;
+use std::net::{IpAddr, TcpListener};
+use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
-use tokio_util::sync::CancellationToken;
 
+use super::replace;
+use super::signals::Ending;
 use super::{EXIT_FAILED, EXIT_USAGE};
 use crate::app::{App, Pairing};
 use crate::settings::{Protocols, Settings};
+use crate::shutdown::{How, Shutdown};
+use crate::xray::leftover;
 use crate::{host, telemetry};
+
+/// What still runs when everything has been told to end gets so long.
+const LAST_CALLS: Duration = Duration::from_secs(1);
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -45,52 +53,65 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return failed(&format!("the runtime can't be started: {error}")),
     };
-    runtime.block_on(serve(settings, arguments.show_pairing))
+    let binary = match replace::own_binary() {
+        Ok(binary) => binary,
+        Err(error) => return failed(&format!("the binary on disk can't be found: {error}")),
+    };
+    let runtime_dir = settings.runtime_dir.clone();
+    let ended = runtime.block_on(serve(settings, binary.clone(), arguments.show_pairing));
+    // A hung call must not keep the process.
+    runtime.shutdown_timeout(LAST_CALLS);
+    match ended {
+        Ended::Failed(reason) => failed(&reason),
+        Ended::Done => ExitCode::SUCCESS,
+        Ended::Hurried(How::Stop) => {
+            leftover::kill(&runtime_dir);
+            ExitCode::from(EXIT_FAILED)
+        }
+        Ended::Hurried(How::Detach | How::Exec) => ExitCode::from(EXIT_FAILED),
+        Ended::Replaced(ports) => {
+            let error = replace::exec(&binary, ports);
+            failed(&format!("{}: {error}", binary.display()))
+        }
+    }
 }
 
-async fn serve(settings: Settings, show_pairing: bool) -> ExitCode {
-    let shutdown = CancellationToken::new();
+/// How serving ended.
+enum Ended {
+    Done,
+    /// By a second signal.
+    Hurried(How),
+    /// For the binary on disk, with these ports.
+    Replaced(Vec<TcpListener>),
+    Failed(String),
+}
+
+async fn serve(settings: Settings, binary: PathBuf, show_pairing: bool) -> Ended {
+    let shutdown = Shutdown::default();
     // Before anything is started, so that no signal finds us without a handler.
-    let stop = match stop_signal() {
-        Ok(stop) => stop,
-        Err(error) => return failed(&format!("signals can't be received: {error}")),
-    };
     let hangup = || signal(SignalKind::hangup());
-    let hangups = match (hangup(), hangup()) {
-        (Ok(one), Ok(other)) => [one, other],
-        (Err(error), _) | (_, Err(error)) => {
-            return failed(&format!("signals can't be received: {error}"));
+    let (ending, hangups) = match (Ending::listen(binary), hangup(), hangup(), hangup()) {
+        (Ok(ending), Ok(one), Ok(two), Ok(three)) => (ending, [one, two, three]),
+        (Err(error), ..) | (_, Err(error), ..) | (_, _, Err(error), _) | (.., Err(error)) => {
+            return Ended::Failed(format!("signals can't be received: {error}"));
         }
     };
     let app = match App::build(settings).await {
         Ok(app) => app,
-        Err(error) => return failed(&error.to_string()),
+        Err(error) => return Ended::Failed(error.to_string()),
     };
     if show_pairing {
         print!("{}", describe(app.pairing()));
     }
-    let asked = shutdown.clone();
-    let signals = tokio::spawn(async move {
-        stop.await;
-        asked.cancel();
-    });
-    let ended = app.run(hangups, shutdown).await;
-    signals.abort();
+    let ended = tokio::select! {
+        ended = app.run(hangups, shutdown.clone()) => ended,
+        () = ending.watch(&shutdown) => return Ended::Hurried(shutdown.how()),
+    };
     match ended {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => failed(&error.to_string()),
+        Ok(ports) if shutdown.how() == How::Exec => Ended::Replaced(ports),
+        Ok(_) => Ended::Done,
+        Err(error) => Ended::Failed(error.to_string()),
     }
-}
-
-fn stop_signal() -> std::io::Result<impl Future<Output = ()>> {
-    let mut terminate = signal(SignalKind::terminate())?;
-    let mut interrupt = signal(SignalKind::interrupt())?;
-    Ok(async move {
-        tokio::select! {
-            _ = terminate.recv() => tracing::info!("SIGTERM: stopping"),
-            _ = interrupt.recv() => tracing::info!("SIGINT: stopping"),
-        }
-    })
 }
 
 fn failed(reason: &str) -> ExitCode {

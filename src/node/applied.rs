@@ -27,6 +27,12 @@ impl From<Desired> for Applied {
 }
 
 impl Applied {
+    /// The same configuration with the users of the moment, as far as it has their inbounds.
+    pub(super) fn with_users_of(mut self, other: &Self) -> Self {
+        self.roster.take_over(&other.roster);
+        self
+    }
+
     /// A core that has all of it.
     pub(super) async fn launch(&self, launcher: &Launcher) -> Result<Core, core::Error> {
         let core = launcher.start(&self.skeleton, &self.roster).await?;

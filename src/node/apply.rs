@@ -1,15 +1,18 @@
 //! User changes made in a core over its API, and the roster kept true to what the core has.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use futures_util::StreamExt;
 
 use super::Error;
+use super::applied::Applied;
+use super::last_good::LastGood;
 use super::plan::{UserChanges, UserOp};
 use super::roster::Roster;
 use crate::xray::account::Account;
 use crate::xray::client::{self, Client};
-use crate::xray::config::{Inbound, Skeleton};
+use crate::xray::config::Inbound;
 
 /// How many user changes are on their way to the core at once.
 const IN_FLIGHT: usize = 64;
@@ -17,13 +20,18 @@ const IN_FLIGHT: usize = 64;
 const NAMED: usize = 10;
 
 /// Tells the core, and notes in the roster what it confirmed: after an error the roster still says
-/// what the core has, so the next change mends it.
+/// what the core has, so the next change mends it. The disk hears of it first.
 pub(super) async fn change_users(
     client: &Client,
-    skeleton: &Skeleton,
-    roster: &mut Roster,
+    applied: &mut Applied,
+    last_good: &mut LastGood,
     changes: UserChanges,
 ) -> Result<(), Error> {
+    last_good.intend(&changes);
+    let Applied {
+        skeleton, roster, ..
+    } = applied;
+    let mut off = Vec::new();
     let inbounds: Vec<&Inbound> = skeleton.inbounds().collect();
     let core = Core {
         client,
@@ -47,9 +55,11 @@ pub(super) async fn change_users(
         while let Some((op, outcome)) = attempts.next().await {
             if let Some(reason) = note(roster, &op, outcome) {
                 failures.add(&op, &reason);
+                off.push((Arc::clone(op.inbound()), op.email().clone()));
             }
         }
     }
+    last_good.correct(roster, off.iter());
     failures.into_result()
 }
 

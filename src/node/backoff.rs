@@ -5,7 +5,7 @@ use std::time::Duration;
 const FIRST: Duration = Duration::from_millis(250);
 const CAP: Duration = Duration::from_secs(30);
 /// A core that ran so long has nothing to do with its predecessor's troubles.
-const STABLE: Duration = Duration::from_secs(60);
+pub(super) const STABLE: Duration = Duration::from_secs(60);
 
 /// Exponential, capped, jittered; forgotten after a stable run.
 #[derive(Clone, Copy, Debug, Default)]
@@ -14,6 +14,11 @@ pub(super) struct Backoff {
 }
 
 impl Backoff {
+    /// How many failures there have been since the last stable run.
+    pub(super) fn failures(self) -> u32 {
+        self.failures
+    }
+
     /// The wait after one more failure, of a core that had run for `ran`. The first restart after a
     /// stable run is immediate. `jitter`, between 0 and 1, spreads nodes that failed together.
     pub(super) fn next(&mut self, ran: Duration, jitter: f64) -> Duration {

@@ -1,15 +1,20 @@
 //! The one task that changes things.
 //!
 //! ```text
-//!            Start                 plan is empty: no step
-//!  Idle ───────────────▶ check ────────────────────┐
-//!   ▲                      │ refused: back, untouched
-//!   │ Stop / keep-alive    ▼                       ▼
-//!   └──────────────────  start ◀───────────── Serving
-//!                          ▲                    │  ▲ user changes
-//!                          │ retry              │  └──┘
-//!                          └────── Down ◀───────┘ the core died
+//!             Start                 plan is empty: no step
+//!  Idle ────────────────▶ check ────────────────────┐
+//!   ▲                       │ refused: back, untouched
+//!   │ grace after a Stop    ▼                       ▼
+//!   │ keep-alive ────────  start ◀───────────── Serving
+//!   │                       ▲                    │  ▲ user changes
+//!   │                       │ retry              │  └──┘
+//!   │                       └────── Down ◀───────┘ the core died
+//!   │                                │ too often
+//!   └──────── Start ────────── GaveUp ◀┘
 //! ```
+//!
+//! A panel's Stop ends its session and leaves the core serving for a while, because panels send it
+//! before nearly every Start: a Start within the grace is planned against what runs.
 //!
 //! Changes come in through a bounded queue and are applied one after the other, each to its end,
 //! also when its caller has gone: so a repeat of a change that is under way finds it done. What
@@ -25,8 +30,12 @@ use uuid::Uuid;
 use super::Error;
 use super::applied::Applied;
 use super::apply::change_users;
-use super::backoff::Backoff;
+use super::backoff::{Backoff, STABLE};
+use super::boot;
 use super::change::{Change, Outcome};
+use super::control::Control;
+use super::grace::Grace;
+use super::last_good::LastGood;
 use super::plan::{self, Desired, Plan};
 use super::roster::Roster;
 use super::routing::{self, Left};
@@ -34,9 +43,15 @@ use super::session::Session;
 use super::state::{Serving, State};
 use crate::xray::config::Rule;
 use crate::xray::core::{Core, Launcher};
+use crate::xray::leftover;
 
-/// How often sessions are looked at for expiry.
-const EXPIRY_INTERVAL: Duration = Duration::from_millis(500);
+/// How often deadlines and the disk are looked after.
+const TICK: Duration = Duration::from_millis(500);
+
+/// So many failures in a row make a new configuration give way to the one before.
+const TRIES_OF_A_NEW_CONFIG: u32 = 5;
+/// So many make any configuration wait for somebody who changes something.
+const TRIES: u32 = 10;
 
 /// A change on its way to the driver, and where its outcome goes.
 pub(super) type Queued = (Change, oneshot::Sender<Outcome>);
@@ -45,12 +60,29 @@ pub(super) struct Driver {
     launcher: Arc<Launcher>,
     queue: mpsc::Receiver<Queued>,
     state: watch::Sender<State>,
+    grace: Arc<Grace>,
     session: Option<Arc<Session>>,
+    /// How long the panel that started what serves may be silent.
+    keep_alive: Option<Duration>,
+    /// Until when the core serves on though no panel has control; `None` for ever.
+    linger_until: Option<Instant>,
     phase: Phase,
     backoff: Backoff,
+    /// What served before what serves now, until that has proved itself.
+    proven: Option<Applied>,
+    last_good: LastGood,
 }
 
-enum Phase {
+/// How a driver ends.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Leave {
+    /// With the core: at once, whatever is going on.
+    pub(super) stop: CancellationToken,
+    /// Without: the core serves on, for the daemon that comes next.
+    pub(super) detach: CancellationToken,
+}
+
+pub(super) enum Phase {
     /// Nothing runs and nothing should.
     Idle,
     /// A core serves.
@@ -60,44 +92,73 @@ enum Phase {
         applied: Applied,
         retry: tokio::time::Instant,
     },
+    /// The core died too often: it waits for somebody to change something.
+    GaveUp { applied: Applied, why: Arc<str> },
 }
 
 impl Driver {
-    pub(super) fn new(
+    /// A driver with what an earlier daemon left behind.
+    pub(super) async fn new(
         launcher: Arc<Launcher>,
-        queue: mpsc::Receiver<Queued>,
-        state: watch::Sender<State>,
+        (queue, state): (mpsc::Receiver<Queued>, watch::Sender<State>),
+        grace: Arc<Grace>,
+        mut last_good: LastGood,
+        start_again: bool,
     ) -> Self {
-        Self {
+        let left = Control::read(&launcher.runtime_dir);
+        let (phase, keep_alive) = boot::restore(&launcher, &mut last_good, start_again).await;
+        let now = Instant::now();
+        let (session, linger_until) = match (&phase, left.session) {
+            (Phase::Idle, _) => (None, None),
+            (_, Some((id, keep_alive))) => {
+                tracing::info!("the panel's session goes on");
+                (Some(Arc::new(Session::new(id, keep_alive, now))), None)
+            }
+            // Without a session nothing but a panel's own wish ends what it once started.
+            (_, None) => {
+                let silence = keep_alive.and_then(|span| now.checked_add(span));
+                (None, left.linger_until.or(silence))
+            }
+        };
+        let driver = Self {
             launcher,
             queue,
             state,
-            session: None,
-            phase: Phase::Idle,
+            grace,
+            session,
+            keep_alive,
+            linger_until,
+            phase,
             backoff: Backoff::default(),
-        }
+            proven: None,
+            last_good,
+        };
+        driver.publish();
+        driver
     }
 
-    /// Applies changes until `shutdown`, then stops the core.
-    pub(super) async fn run(mut self, shutdown: CancellationToken) {
-        let mut expiry = tokio::time::interval(EXPIRY_INTERVAL);
-        expiry.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    /// Applies changes until it is told to leave.
+    pub(super) async fn run(mut self, leave: Leave) {
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
             // The order: a stop ends everything, the end of a core comes before what would need it.
             // All of them are cancel-safe.
             tokio::select! {
                 biased;
-                () = shutdown.cancelled() => break,
+                () = leave.stop.cancelled() => break,
+                () = leave.detach.cancelled() => break,
                 event = self.phase.event() => tokio::select! {
                     biased;
-                    () = shutdown.cancelled() => break,
+                    () = leave.stop.cancelled() => break,
                     () = self.on_core(event) => {}
                 },
                 queued = self.queue.recv() => match queued {
                     Some((change, reply)) => {
+                        // A driver that leaves its core behind finishes what it has begun.
                         let outcome = tokio::select! {
                             biased;
-                            () = shutdown.cancelled() => break,
+                            () = leave.stop.cancelled() => break,
                             outcome = self.apply(change) => outcome,
                         };
                         if let (Ok(_), Some(session)) = (&outcome, &self.session) {
@@ -109,11 +170,24 @@ impl Driver {
                     }
                     None => break,
                 },
-                _ = expiry.tick() => self.expire(Instant::now()).await,
+                _ = tick.tick() => self.on_tick(Instant::now()).await,
             }
+        }
+        self.leave(&leave).await;
+    }
+
+    async fn leave(mut self, leave: &Leave) {
+        tokio::task::block_in_place(|| self.last_good.sync());
+        if leave.detach.is_cancelled() && !leave.stop.is_cancelled() {
+            if let Phase::Serving { core, .. } = &self.phase {
+                tracing::info!(pid = core.pid(), "the core serves on for the next daemon");
+            }
+            return;
         }
         self.session = None;
         self.stop_core().await;
+        // A change that was cut off may have had a core in its hands.
+        leftover::end(&self.launcher.runtime_dir, None).await;
     }
 
     async fn apply(&mut self, change: Change) -> Outcome {
@@ -122,18 +196,23 @@ impl Driver {
                 desired,
                 keep_alive,
             } => {
-                let desired = desired.await.map_err(|_| Error::ShuttingDown)??;
-                self.reach(desired).await?;
+                let before = std::mem::replace(&mut self.keep_alive, keep_alive);
+                let reached = match desired.await {
+                    Ok(Ok(desired)) => self.reach(desired).await,
+                    Ok(Err(refused)) => Err(refused),
+                    Err(_) => Err(Error::ShuttingDown),
+                };
+                if let Err(refused) = reached {
+                    self.keep_alive = before;
+                    self.linger_on();
+                    return Err(refused);
+                }
+                if before != keep_alive {
+                    self.save();
+                }
                 Ok(Some(self.begin_session(keep_alive)))
             }
-            Change::Stop => {
-                if self.session.take().is_none() {
-                    return Err(Error::NotInitialized);
-                }
-                tracing::info!("the panel stopped the node");
-                self.stop_core().await;
-                Ok(None)
-            }
+            Change::Stop => self.stop().await,
             Change::RestartCore => {
                 tracing::info!("the core is started anew because the panel asked for it");
                 self.restart().await.map(|()| None)
@@ -142,67 +221,91 @@ impl Driver {
                 users,
                 all_or_nothing,
             } => {
-                let (core, applied) = self.serving()?;
+                let (core, applied, last_good) = self.serving()?;
                 let (changes, refused) = tokio::task::block_in_place(|| {
                     plan::update(&applied.roster, users, all_or_nothing)
                 });
-                change_users(
-                    core.client(),
-                    &applied.skeleton,
-                    &mut applied.roster,
-                    changes,
-                )
-                .await?;
+                change_users(core.client(), applied, last_good, changes).await?;
                 refused.map_err(Error::Refused)?;
                 Ok(None)
             }
             Change::ReplaceUsers { users } => {
-                let (core, applied) = self.serving()?;
+                let (core, applied, last_good) = self.serving()?;
                 let changes = tokio::task::block_in_place(|| {
                     let wanted = Roster::new(applied.skeleton.inbounds(), users)?;
                     Ok(plan::replace_all(&applied.roster, &wanted))
                 });
-                change_users(
-                    core.client(),
-                    &applied.skeleton,
-                    &mut applied.roster,
-                    changes.map_err(Error::Refused)?,
-                )
-                .await?;
+                let changes = changes.map_err(Error::Refused)?;
+                change_users(core.client(), applied, last_good, changes).await?;
                 Ok(None)
             }
             Change::AddRule { rule, reset } => {
                 self.add_rule(&rule, reset).await?;
-                self.publish();
+                self.changed();
                 Ok(None)
             }
             Change::RemoveRule { tag } => {
-                let (core, applied) = self.serving()?;
+                let (core, applied, _) = self.serving()?;
                 routing::remove_rule(core, applied, &tag).await?;
-                self.publish();
+                self.changed();
                 Ok(None)
             }
             Change::OverrideBalancer { balancer, target } => {
-                let (core, applied) = self.serving()?;
+                let (core, applied, _) = self.serving()?;
                 routing::override_balancer(core, applied, &balancer, &target).await?;
+                self.changed();
                 Ok(None)
             }
         }
     }
 
-    fn serving(&mut self) -> Result<(&Core, &mut Applied), Error> {
+    fn serving(&mut self) -> Result<(&Core, &mut Applied, &mut LastGood), Error> {
         if self.session.is_none() {
             return Err(Error::NotInitialized);
         }
         match &mut self.phase {
-            Phase::Serving { core, applied } if !core.has_ended() => Ok((core, applied)),
+            Phase::Serving { core, applied } if !core.has_ended() => {
+                Ok((core, applied, &mut self.last_good))
+            }
+            Phase::GaveUp { why, .. } => Err(Error::GaveUp(Arc::clone(why))),
             Phase::Serving { .. } | Phase::Down { .. } | Phase::Idle => Err(Error::CoreNotStarted),
+        }
+    }
+
+    /// Ends the session. The core goes with it only where no grace is wanted.
+    async fn stop(&mut self) -> Outcome {
+        if self.session.take().is_none() {
+            self.linger_on();
+            return Err(Error::NotInitialized);
+        }
+        let grace = self.grace.get();
+        self.last_good.set_stopped(true);
+        if grace.is_zero() {
+            tracing::info!("the panel stopped the node");
+            self.stop_core().await;
+        } else {
+            tracing::info!(
+                grace_s = grace.as_secs(),
+                "the panel stopped the node; connections go on for a while, in case it comes back"
+            );
+            self.linger_until = Instant::now().checked_add(grace);
+            self.write_control();
+            self.publish();
+        }
+        Ok(None)
+    }
+
+    /// A panel that tries to come back is still there, though it does not get in.
+    fn linger_on(&mut self) {
+        if self.session.is_none() && self.linger_until.is_some() {
+            self.linger_until = Instant::now().checked_add(self.grace.get());
+            self.write_control();
         }
     }
 
     async fn add_rule(&mut self, rule: &Rule, reset: bool) -> Result<(), Error> {
         let launcher = Arc::clone(&self.launcher);
-        let (core, applied) = self.serving()?;
+        let (core, applied, _) = self.serving()?;
         if !reset {
             return routing::add_rule(&launcher, core, applied, rule).await;
         }
@@ -221,9 +324,7 @@ impl Driver {
     async fn reach(&mut self, desired: Desired) -> Result<(), Error> {
         let (core, applied) = match &mut self.phase {
             Phase::Serving { core, applied } if !core.has_ended() => (core, applied),
-            Phase::Serving { .. } | Phase::Down { .. } | Phase::Idle => {
-                return self.start_fresh(desired).await;
-            }
+            _ => return self.start_fresh(desired).await,
         };
         let step = tokio::task::block_in_place(|| {
             plan::plan(&applied.skeleton, &applied.roster, &desired)
@@ -235,13 +336,7 @@ impl Driver {
             }
             Plan::Users(changes) => {
                 tracing::info!(changes = changes.len(), "start: only users differ");
-                change_users(
-                    core.client(),
-                    &applied.skeleton,
-                    &mut applied.roster,
-                    changes,
-                )
-                .await
+                change_users(core.client(), applied, &mut self.last_good, changes).await
             }
             Plan::Rules { steps, changes } => {
                 tracing::info!(
@@ -260,14 +355,9 @@ impl Driver {
                     return self.exchange(desired).await;
                 }
                 applied.skeleton = desired.skeleton;
-                let changed = change_users(
-                    core.client(),
-                    &applied.skeleton,
-                    &mut applied.roster,
-                    changes,
-                )
-                .await;
-                self.publish();
+                let changed =
+                    change_users(core.client(), applied, &mut self.last_good, changes).await;
+                self.changed();
                 changed
             }
             Plan::Restart { because } => {
@@ -285,22 +375,38 @@ impl Driver {
 
     /// Nothing serves, so nothing can be lost: the start itself is the test.
     async fn start_fresh(&mut self, desired: Desired) -> Result<(), Error> {
+        if matches!(self.phase, Phase::Serving { .. }) {
+            // Its core has ended, and nobody has looked at it since.
+            let before = self.take_applied().await;
+            self.phase = before.map_or(Phase::Idle, |applied| Phase::Down {
+                applied,
+                retry: tokio::time::Instant::now(),
+            });
+        }
         let applied = Applied::from(desired);
         let core = applied.launch(&self.launcher).await?;
         self.backoff = Backoff::default();
+        self.proven = None;
         self.serve(core, applied);
         Ok(())
     }
 
-    async fn restart(&mut self) -> Result<(), Error> {
-        let applied = match std::mem::replace(&mut self.phase, Phase::Idle) {
-            Phase::Idle => return Err(Error::NotInitialized),
-            Phase::Down { applied, .. } => applied,
+    /// What there is to serve, after the core that serves it has been stopped.
+    async fn take_applied(&mut self) -> Option<Applied> {
+        match std::mem::replace(&mut self.phase, Phase::Idle) {
+            Phase::Idle => None,
+            Phase::Down { applied, .. } | Phase::GaveUp { applied, .. } => Some(applied),
             Phase::Serving { core, applied } => {
                 self.publish();
                 core.stop().await;
-                applied
+                Some(applied)
             }
+        }
+    }
+
+    async fn restart(&mut self) -> Result<(), Error> {
+        let Some(applied) = self.take_applied().await else {
+            return Err(Error::NotInitialized);
         };
         match applied.launch(&self.launcher).await {
             Ok(core) => {
@@ -308,11 +414,7 @@ impl Driver {
                 Ok(())
             }
             Err(failure) => {
-                self.phase = Phase::Down {
-                    applied,
-                    retry: tokio::time::Instant::now(),
-                };
-                self.publish();
+                self.come_back_now(applied);
                 Err(failure.into())
             }
         }
@@ -320,17 +422,14 @@ impl Driver {
 
     /// From the running core to one with another configuration, and back when that fails.
     async fn exchange(&mut self, desired: Desired) -> Result<(), Error> {
-        let Phase::Serving {
-            core,
-            applied: before,
-        } = std::mem::replace(&mut self.phase, Phase::Idle)
-        else {
+        let Some(before) = self.take_applied().await else {
             return self.start_fresh(desired).await;
         };
-        self.publish();
-        core.stop().await;
         let failure = match self.start_fresh(desired).await {
-            Ok(()) => return Ok(()),
+            Ok(()) => {
+                self.proven = Some(before);
+                return Ok(());
+            }
             Err(failure) => failure,
         };
         tracing::warn!(error = %failure, "the new configuration does not run, going back to the last one");
@@ -338,41 +437,91 @@ impl Driver {
             Ok(core) => self.serve(core, before),
             Err(error) => {
                 tracing::error!(%error, "the last configuration does not start either");
-                self.phase = Phase::Down {
-                    applied: before,
-                    retry: tokio::time::Instant::now(),
-                };
-                self.publish();
+                self.come_back_now(before);
             }
         }
         Err(failure)
     }
 
+    fn come_back_now(&mut self, applied: Applied) {
+        self.phase = Phase::Down {
+            applied,
+            retry: tokio::time::Instant::now(),
+        };
+        self.publish();
+    }
+
     fn serve(&mut self, core: Core, applied: Applied) {
+        let keep_alive = self.keep_alive;
+        tokio::task::block_in_place(|| self.last_good.save(core.id(), &applied, keep_alive));
         self.phase = Phase::Serving { core, applied };
         self.publish();
+    }
+
+    /// More than users has changed in the core that serves.
+    fn changed(&mut self) {
+        self.save();
+        self.publish();
+    }
+
+    fn save(&mut self) {
+        let keep_alive = self.keep_alive;
+        if let Phase::Serving { core, applied } = &self.phase {
+            tokio::task::block_in_place(|| self.last_good.save(core.id(), applied, keep_alive));
+        }
     }
 
     fn begin_session(&mut self, keep_alive: Option<Duration>) -> Uuid {
         let id = Uuid::new_v4();
         self.session = Some(Arc::new(Session::new(id, keep_alive, Instant::now())));
+        if self.linger_until.take().is_some() {
+            self.last_good.set_stopped(false);
+        }
+        self.write_control();
         self.publish();
         id
     }
 
-    async fn expire(&mut self, now: Instant) {
-        if self
-            .session
-            .as_ref()
-            .is_some_and(|session| session.has_expired(now))
-        {
+    fn write_control(&self) {
+        let control = Control::of(self.session.as_deref(), self.linger_until);
+        control.write(&self.launcher.runtime_dir);
+    }
+
+    async fn on_tick(&mut self, now: Instant) {
+        let expired = self.session.as_ref();
+        if expired.is_some_and(|session| session.has_expired(now)) {
             tracing::warn!("the panel has been silent for the whole keep_alive, stopping the core");
             self.session = None;
-            self.stop_core().await;
+            self.end_service().await;
+        } else if self.session.is_none() && self.linger_until.is_some_and(|until| now >= until) {
+            tracing::info!("no panel came back, stopping the core");
+            self.end_service().await;
+        }
+        if self.proven.is_some() && self.runs_for() >= STABLE {
+            self.proven = None;
+        }
+        if self.last_good.wants_saving(now) {
+            self.save();
+        }
+        tokio::task::block_in_place(|| self.last_good.sync());
+    }
+
+    async fn end_service(&mut self) {
+        self.linger_until = None;
+        self.last_good.set_stopped(true);
+        self.stop_core().await;
+        self.write_control();
+    }
+
+    fn runs_for(&self) -> Duration {
+        match &self.phase {
+            Phase::Serving { core, .. } => core.ready_since().elapsed(),
+            _ => Duration::ZERO,
         }
     }
 
     async fn stop_core(&mut self) {
+        self.proven = None;
         let phase = std::mem::replace(&mut self.phase, Phase::Idle);
         self.publish();
         if let Phase::Serving { core, .. } = phase {
@@ -381,31 +530,69 @@ impl Driver {
     }
 
     async fn on_core(&mut self, event: CoreEvent) {
-        let applied = match std::mem::replace(&mut self.phase, Phase::Idle) {
-            Phase::Idle => return,
-            Phase::Down { applied, .. } | Phase::Serving { applied, .. } => applied,
+        let Some(applied) = self.take_applied().await else {
+            return;
         };
-        let ran = match event {
+        let (ran, how) = match event {
             CoreEvent::Ended { how, ran } => {
-                self.publish();
                 let line = format!("xray process exited unexpectedly: {how}");
                 self.launcher.logs.push(&line);
                 tracing::error!(how, ran_s = ran.as_secs(), "the core ended unexpectedly");
-                ran
+                (ran, how)
             }
             CoreEvent::RetryDue => match applied.launch(&self.launcher).await {
-                Ok(core) => return self.serve(core, applied),
+                Ok(core) => {
+                    return self.serve(core, applied);
+                }
                 Err(error) => {
                     tracing::error!(%error, "the core can't be started again");
-                    Duration::ZERO
+                    (Duration::ZERO, error.to_string())
                 }
             },
         };
         let wait = self.backoff.next(ran, rand::random());
-        tracing::info!(wait_ms = wait.as_millis(), "starting the core again");
-        self.phase = Phase::Down {
-            applied,
-            retry: tokio::time::Instant::now() + wait,
+        let failures = self.backoff.failures();
+        self.phase = match self.proven.take() {
+            Some(proven) if failures >= TRIES_OF_A_NEW_CONFIG => {
+                let line = format!(
+                    "the new configuration failed {failures} times, going back to the one before: {how}"
+                );
+                self.launcher.logs.push(&line);
+                tracing::error!(
+                    failures,
+                    "the new configuration fails, going back to the one before"
+                );
+                self.backoff = Backoff::default();
+                Phase::Down {
+                    applied: proven.with_users_of(&applied),
+                    retry: tokio::time::Instant::now(),
+                }
+            }
+            proven if failures < TRIES => {
+                self.proven = proven;
+                tracing::info!(
+                    failures,
+                    wait_ms = wait.as_millis(),
+                    "starting the core again"
+                );
+                Phase::Down {
+                    applied,
+                    retry: tokio::time::Instant::now() + wait,
+                }
+            }
+            _ => {
+                let line = format!("the core failed {failures} times and stays down: {how}");
+                self.launcher.logs.push(&line);
+                tracing::error!(
+                    failures,
+                    how,
+                    "the core stays down until a panel starts the node"
+                );
+                Phase::GaveUp {
+                    applied,
+                    why: line.into(),
+                }
+            }
         };
         self.publish();
     }
@@ -418,11 +605,16 @@ impl Driver {
                 ready: core.ready_since(),
                 skeleton: Arc::clone(&applied.skeleton),
             })),
-            Phase::Down { .. } | Phase::Idle => None,
+            Phase::Down { .. } | Phase::GaveUp { .. } | Phase::Idle => None,
+        };
+        let gave_up = match &self.phase {
+            Phase::GaveUp { why, .. } => Some(Arc::clone(why)),
+            _ => None,
         };
         self.state.send_replace(State {
             session: self.session.clone(),
             serving,
+            gave_up,
         });
     }
 }
@@ -437,7 +629,7 @@ impl Phase {
     /// Cancel-safe: it only watches.
     async fn event(&self) -> CoreEvent {
         match self {
-            Self::Idle => std::future::pending().await,
+            Self::Idle | Self::GaveUp { .. } => std::future::pending().await,
             Self::Serving { core, .. } => {
                 let how = core.ended().await;
                 CoreEvent::Ended {

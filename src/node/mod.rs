@@ -7,8 +7,12 @@
 mod applied;
 mod apply;
 mod backoff;
+mod boot;
 mod change;
+mod control;
 mod driver;
+mod grace;
+mod last_good;
 mod plan;
 mod reads;
 mod roster;
@@ -21,7 +25,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 pub use self::reads::{Direction, Latency, LogStream, Traffic, TrafficOf};
@@ -30,7 +33,9 @@ pub use self::session::Session;
 pub use self::user::{Email, Malformed, User, Users};
 
 use self::change::{Change, Outcome};
-use self::driver::{Driver, Queued};
+use self::driver::{Driver, Leave, Queued};
+use self::grace::Grace;
+use self::last_good::LastGood;
 use self::plan::Desired;
 use self::state::{Serving, State};
 use crate::host::Host;
@@ -41,6 +46,8 @@ use crate::xray::core::{self, Launcher};
 const QUEUE: usize = 64;
 /// How long the core gets to end when the node ends, beyond its own patience.
 const STOP_DEADLINE: Duration = Duration::from_secs(15);
+/// How long a change that has begun gets when the core stays: a Start with many users takes a while.
+const DETACH_DEADLINE: Duration = Duration::from_secs(30);
 
 /// Why the node did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -51,6 +58,9 @@ pub enum Error {
     /// The core is coming up again by itself.
     #[error("core is not started yet")]
     CoreNotStarted,
+    /// The core died too often and is not started again by itself.
+    #[error("core is not started yet: {0}")]
+    GaveUp(Arc<str>),
     /// The configuration can't be used; nothing changed.
     #[error(transparent)]
     Config(#[from] config::Error),
@@ -155,57 +165,95 @@ pub struct Node {
     queue: mpsc::Sender<Queued>,
     state: watch::Receiver<State>,
     launcher: Arc<Launcher>,
+    grace: Arc<Grace>,
     host: Arc<Host>,
 }
 
-/// The driver's task; the core ends with it.
+/// The driver's task.
 #[derive(Debug)]
 pub struct Running {
     task: tokio::task::JoinHandle<()>,
-    shutdown: CancellationToken,
+    leave: Leave,
 }
 
 impl Running {
     /// Returns when the driver has ended without being asked to. Without it nothing can change any
-    /// more: better to end, so that whoever started the node starts it again.
+    /// more: better to end, so that whoever started the node starts it again. The core serves on.
     pub async fn broken(&mut self) {
         if let Err(error) = (&mut self.task).await {
             tracing::error!(%error, "the driver ended badly");
         }
-        self.shutdown.cancel();
     }
 
     /// Stops the core and waits until it is gone.
     pub async fn stop(self) {
+        self.leave.stop.cancel();
+        self.wait(STOP_DEADLINE, "the core did not stop in time")
+            .await;
+    }
+
+    /// Ends the driver and leaves the core serving, for the daemon that comes next.
+    pub async fn detach(self) {
+        self.leave.detach.cancel();
+        self.wait(DETACH_DEADLINE, "a change was still going on")
+            .await;
+    }
+
+    async fn wait(self, patience: Duration, late: &str) {
         if self.task.is_finished() {
             return;
         }
-        self.shutdown.cancel();
-        match tokio::time::timeout(STOP_DEADLINE, self.task).await {
+        match tokio::time::timeout(patience, self.task).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, "the driver ended badly"),
-            Err(_) => tracing::error!("the core did not stop in time"),
+            Err(_) => tracing::error!("{late}"),
         }
     }
 }
 
+/// What a node keeps for the one that comes after it, and what it does with what it finds.
+#[derive(Clone, Debug)]
+pub struct Memory {
+    /// Where the last good configuration is kept.
+    pub state_dir: std::path::PathBuf,
+    /// Whether it is started again where no core runs.
+    pub restore: bool,
+    /// How long a core serves on after a panel's Stop.
+    pub stop_grace: Duration,
+}
+
 impl Node {
-    /// A node without a session and without a core.
-    #[must_use]
-    pub fn spawn(launcher: Launcher) -> (Self, Running) {
+    /// A node with what an earlier one left behind: its core where it still runs, the session of its
+    /// panel, and what it served last.
+    pub async fn spawn(launcher: Launcher, memory: Memory) -> (Self, Running) {
         let launcher = Arc::new(launcher);
         let (queue, changes) = mpsc::channel(QUEUE);
         let (publish, state) = watch::channel(State::default());
-        let shutdown = CancellationToken::new();
-        let driver = Driver::new(Arc::clone(&launcher), changes, publish);
-        let task = tokio::spawn(driver.run(shutdown.clone()));
+        let grace = Arc::new(Grace::new(memory.stop_grace));
+        let leave = Leave::default();
+        let last_good = LastGood::new(&memory.state_dir, &launcher.runtime_dir);
+        let driver = Driver::new(
+            Arc::clone(&launcher),
+            (changes, publish),
+            Arc::clone(&grace),
+            last_good,
+            memory.restore,
+        )
+        .await;
+        let task = tokio::spawn(driver.run(leave.clone()));
         let node = Self {
             queue,
             state,
             launcher,
+            grace,
             host: Arc::new(Host::new()),
         };
-        (node, Running { task, shutdown })
+        (node, Running { task, leave })
+    }
+
+    /// From now on a core serves on for so long after a panel's Stop.
+    pub fn set_stop_grace(&self, span: Duration) {
+        self.grace.set(span);
     }
 
     /// Makes the node run a configuration with exactly these users, for this panel. Repeating it
@@ -239,7 +287,7 @@ impl Node {
         Ok((session.unwrap_or_default(), self.base_info().await))
     }
 
-    /// Ends the session and the core.
+    /// Ends the session. The core serves on for the grace after a Stop, then it ends, too.
     ///
     /// # Errors
     /// When no panel has control.
@@ -352,6 +400,10 @@ impl Node {
         if state.session.is_none() {
             return Err(Error::NotInitialized);
         }
-        state.serving.clone().ok_or(Error::CoreNotStarted)
+        match (&state.serving, &state.gave_up) {
+            (Some(serving), _) => Ok(Arc::clone(serving)),
+            (None, Some(why)) => Err(Error::GaveUp(Arc::clone(why))),
+            (None, None) => Err(Error::CoreNotStarted),
+        }
     }
 }

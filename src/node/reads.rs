@@ -82,7 +82,9 @@ impl LogStream {
 impl Node {
     /// Whether the node serves, and which core. Always answers.
     pub async fn base_info(&self) -> BaseInfo {
-        let State { session, serving } = self.state.borrow().clone();
+        let State {
+            session, serving, ..
+        } = self.state.borrow().clone();
         let core_version = match &serving {
             Some(serving) => serving.version.to_string(),
             None => self

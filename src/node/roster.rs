@@ -178,6 +178,16 @@ impl Roster {
         self.inbounds.get(tag)
     }
 
+    /// The users of another roster, on those inbounds that both have alike.
+    pub(super) fn take_over(&mut self, other: &Self) {
+        for (tag, inbound) in &mut self.inbounds {
+            let same = other.inbounds.get(tag);
+            if let Some(same) = same.filter(|same| same.protocol == inbound.protocol) {
+                inbound.clone_from(same);
+            }
+        }
+    }
+
     /// Notes what the core has now: that account, or (`None`) nobody knows which.
     pub(super) fn put(&mut self, tag: &str, email: &Email, account: Option<Account>) {
         self.take(tag, email);

@@ -44,6 +44,12 @@ impl Session {
         self.id
     }
 
+    /// How long its panel may be silent; `None` for ever.
+    #[must_use]
+    pub fn keep_alive(&self) -> Option<Duration> {
+        self.keep_alive
+    }
+
     /// Notes a successful call.
     pub fn touch(&self, now: Instant) {
         let since_start = now.saturating_duration_since(self.started).as_millis();

@@ -13,6 +13,8 @@ use crate::xray::version::Version;
 pub(super) struct State {
     pub(super) session: Option<Arc<Session>>,
     pub(super) serving: Option<Arc<Serving>>,
+    /// Why the core stays down, when it does.
+    pub(super) gave_up: Option<Arc<str>>,
 }
 
 /// The core that serves, for those who read.

@@ -21,8 +21,10 @@ use tower::{Service, ServiceExt};
 use super::client_cert::Certified;
 use super::crowd::Crowd;
 use super::gate::{Counted, Peer};
+use super::ports;
 use super::usage::Usage;
 use crate::settings::Limits;
+use crate::shutdown::{How, Shutdown};
 
 /// Room for a panel far away: 64 KiB per round trip would make a large Start take minutes.
 const STREAM_WINDOW: u32 = 4 << 20;
@@ -74,11 +76,11 @@ impl Listener {
     /// # Errors
     /// When it can't be had.
     pub async fn bind(address: SocketAddr, tls: TlsAcceptor, limits: Limits) -> io::Result<Self> {
-        Ok(Self {
-            tcp: TcpListener::bind(address).await?,
-            tls,
-            limits,
-        })
+        let tcp = match ports::inherited(address) {
+            Some(port) => TcpListener::from_std(port)?,
+            None => TcpListener::bind(address).await?,
+        };
+        Ok(Self { tcp, tls, limits })
     }
 
     /// Where it listens; with port 0 this is the one that was given.
@@ -89,15 +91,17 @@ impl Listener {
         self.tcp.local_addr()
     }
 
-    /// Serves until `shutdown`; returns when every connection is closed. `replies` are those that
+    /// Serves until `shutdown`; returns when every connection is closed, with the port when it is to
+    /// stay open. `replies` are those that
     /// are on their way; they are waited for before any client is told to go, because one that is
     /// told may hang up at once and lose what it has asked for.
     pub async fn serve<S: Answers>(
         self,
         service: S,
         replies: TaskTracker,
-        shutdown: CancellationToken,
-    ) where
+        shutdown: Shutdown,
+    ) -> Option<std::net::TcpListener>
+    where
         S::Future: Send,
     {
         let connections = TaskTracker::new();
@@ -107,12 +111,12 @@ impl Listener {
         loop {
             let room = tokio::select! {
                 biased;
-                () = shutdown.cancelled() => break,
+                () = shutdown.begun() => break,
                 room = crowd.room() => room,
             };
             let (stream, peer) = tokio::select! {
                 biased;
-                () = shutdown.cancelled() => break,
+                () = shutdown.begun() => break,
                 accepted = self.tcp.accept() => match accepted {
                     Ok(accepted) => accepted,
                     Err(error) => {
@@ -136,7 +140,8 @@ impl Listener {
                 }
             });
         }
-        drop(self.tcp);
+        // Who connects from now on waits for the next daemon, or is refused.
+        let port = (shutdown.how() == How::Exec).then_some(self.tcp);
         replies.close();
         if tokio::time::timeout(REPLY_DEADLINE, replies.wait())
             .await
@@ -155,6 +160,7 @@ impl Listener {
         {
             tracing::debug!("connections are still open");
         }
+        port.and_then(|port| port.into_std().ok())
     }
 }
 

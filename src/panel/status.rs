@@ -16,6 +16,7 @@ pub fn of(error: &Error) -> Status {
     let code = match error {
         Error::NotInitialized
         | Error::CoreNotStarted
+        | Error::GaveUp(_)
         | Error::Busy
         | Error::ShuttingDown
         | Error::SysStats(_)

@@ -1,7 +1,12 @@
 //! What the node says about itself.
 
+use std::sync::OnceLock;
+
+use tracing::level_filters::LevelFilter;
+use tracing_subscriber::Registry;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload;
 use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::settings::{LogFormat, Settings};
@@ -10,11 +15,8 @@ use crate::settings::{LogFormat, Settings};
 /// name. Libraries speak only from warnings on: their lines explain nothing to an operator.
 pub fn init(settings: &Settings) {
     use std::io::IsTerminal;
-    use tracing::level_filters::LevelFilter;
 
-    let filter = Targets::new()
-        .with_default(settings.log_level.min(LevelFilter::WARN))
-        .with_target("raynode", settings.log_level);
+    let (filter, handle) = reload::Layer::new(filter(settings.log_level));
     let lines = tracing_subscriber::fmt::layer().with_writer(std::io::stderr);
     let registry = tracing_subscriber::registry().with(filter);
     let set = match settings.log_format {
@@ -26,7 +28,24 @@ pub fn init(settings: &Settings) {
         }
         LogFormat::Json => registry.with(lines.json().flatten_event(true)).try_init(),
     };
-    if let Err(error) = set {
-        tracing::debug!(%error, "somebody else takes the log already");
+    match set {
+        Ok(()) => drop(LEVEL.set(handle)),
+        Err(error) => tracing::debug!(%error, "somebody else takes the log already"),
     }
+}
+
+/// From now on the log goes to this depth.
+pub fn set_level(level: LevelFilter) {
+    let set = LEVEL.get().map(|handle| handle.reload(filter(level)));
+    if let Some(Err(error)) = set {
+        tracing::error!(%error, "the level of the log stays as it was");
+    }
+}
+
+static LEVEL: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
+
+fn filter(level: LevelFilter) -> Targets {
+    Targets::new()
+        .with_default(level.min(LevelFilter::WARN))
+        .with_target("raynode", level)
 }

@@ -7,8 +7,8 @@
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use prost::Message;
-use serde::Serialize;
 use serde::ser::SerializeMap;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
@@ -18,7 +18,7 @@ use crate::proto::xray;
 pub const VISION: &str = "xtls-rprx-vision";
 
 /// How an inbound knows its users.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Protocol {
     /// VLESS.
     Vless {
@@ -46,7 +46,7 @@ pub enum Protocol {
 }
 
 /// The ciphers of Shadowsocks before the 2022 edition, with Xray's own numbers.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Cipher {
     /// `aes-128-gcm`
     Aes128Gcm = 5,
@@ -133,7 +133,7 @@ pub enum Error {
 }
 
 /// One user's account on one inbound.
-#[derive(Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Account {
     /// VLESS.
     Vless {
@@ -282,6 +282,39 @@ impl Account {
             Self::Shadowsocks { .. } => "shadowsocks",
             Self::Shadowsocks2022 { .. } => "shadowsocks-2022",
             Self::Hysteria { .. } => "hysteria",
+        }
+    }
+
+    /// Whether the core means this account by what its API shows.
+    #[must_use]
+    pub fn is_shown_as(&self, shown: &xray::common::serial::TypedMessage) -> bool {
+        use xray::proxy;
+        fn read<M: Message + Default>(bytes: &[u8]) -> M {
+            M::decode(bytes).unwrap_or_default()
+        }
+        if shown.r#type != self.to_typed_message().r#type {
+            return false;
+        }
+        let value = &*shown.value;
+        match self {
+            Self::Vless { id, vision } => {
+                let shown: proxy::vless::Account = read(value);
+                shown.id.parse() == Ok(*id) && (shown.flow == VISION) == *vision
+            }
+            Self::Vmess { id } => read::<proxy::vmess::Account>(value).id.parse() == Ok(*id),
+            Self::Trojan { password } => {
+                *read::<proxy::trojan::Account>(value).password == **password
+            }
+            Self::Shadowsocks { password, cipher } => {
+                let shown: proxy::shadowsocks::Account = read(value);
+                *shown.password == **password && shown.cipher_type == *cipher as i32
+            }
+            Self::Shadowsocks2022 { key } => {
+                *read::<proxy::shadowsocks_2022::Account>(value).key == **key
+            }
+            Self::Hysteria { auth } => {
+                *read::<proxy::hysteria::account::Account>(value).auth == **auth
+            }
         }
     }
 

@@ -16,7 +16,7 @@ use tonic::{Code, Request, Status};
 
 use crate::proto::xray::app::proxyman::command::handler_service_client::HandlerServiceClient;
 use crate::proto::xray::app::proxyman::command::{
-    AddUserOperation, AlterInboundRequest, RemoveUserOperation,
+    AddUserOperation, AlterInboundRequest, GetInboundUserRequest, RemoveUserOperation,
 };
 use crate::proto::xray::app::stats::command::stats_service_client::StatsServiceClient;
 use crate::proto::xray::app::stats::command::{
@@ -158,6 +158,20 @@ impl Client {
             operation.encode_to_vec(),
         )
         .await
+    }
+
+    /// The users that an inbound has, as the core shows them. Xray 24.11.5 and later.
+    ///
+    /// # Errors
+    /// When the core refuses or does not answer.
+    pub async fn users(&self, tag: &str) -> Result<Vec<User>, Error> {
+        let request = GetInboundUserRequest {
+            tag: tag.to_owned(),
+            email: String::new(),
+        };
+        let request = within(READ_DEADLINE, request);
+        let reply = bounded(READ_DEADLINE, self.handler().get_inbound_users(request)).await?;
+        Ok(reply.users)
     }
 
     async fn alter(&self, tag: &str, r#type: &str, value: Vec<u8>) -> Result<(), Error> {

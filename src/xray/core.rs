@@ -1,5 +1,6 @@
 //! A core: one Xray process from its configuration to its end.
 
+mod adopt;
 mod launcher;
 mod output;
 mod rules;
@@ -8,15 +9,16 @@ use std::io;
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, killpg};
-use nix::unistd::Pid;
 use tokio::task::JoinSet;
+use uuid::Uuid;
 
+pub use self::adopt::NotAdopted;
 pub use self::launcher::Launcher;
 
 use self::output::Tail;
-use super::child::Child;
 use super::client::Client;
+use super::process::{Killer, Process};
+use super::record::Record;
 use super::version::Version;
 
 /// How long a core may take until its API answers. 100,000 users take about a second.
@@ -66,36 +68,52 @@ pub enum Error {
     },
 }
 
-/// A running core whose API has answered.
+/// A running core whose API has answered. Dropping it leaves it alone.
 #[derive(Debug)]
 pub struct Core {
-    child: Child,
+    id: Uuid,
+    process: Process,
     client: Client,
     version: Version,
     ready: Instant,
-    socket: Socket,
+    files: Files,
     tail: Tail,
     _health: JoinSet<()>,
 }
 
 impl Core {
-    fn new(child: Child, client: Client, version: Version, socket: Socket, tail: Tail) -> Self {
-        let health = watch_health(child.pid(), client.clone());
+    fn new(
+        id: Uuid,
+        process: Process,
+        version: Version,
+        ready: Instant,
+        files: Files,
+        tail: Tail,
+    ) -> Self {
+        let client = Client::new(files.socket.clone());
+        let health = watch_health(process.pid(), process.killer(), client.clone());
         Self {
-            child,
+            id,
+            process,
             client,
             version,
-            ready: Instant::now(),
-            socket,
+            ready,
+            files,
             tail,
             _health: health,
         }
     }
 
+    /// Its own number, which no other core ever has.
+    #[must_use]
+    pub fn id(&self) -> Uuid {
+        self.id
+    }
+
     /// The process's pid.
     #[must_use]
     pub fn pid(&self) -> i32 {
-        self.child.pid()
+        self.process.pid()
     }
 
     /// Its API.
@@ -119,14 +137,12 @@ impl Core {
     /// Whether the process has ended, without waiting.
     #[must_use]
     pub fn has_ended(&self) -> bool {
-        self.child.has_ended()
+        self.process.has_ended()
     }
 
     /// Waits until the process has ended and says how, with its last lines. Cancel-safe.
     pub async fn ended(&self) -> String {
-        let status = self.child.ended().await;
-        let mut text =
-            status.map_or_else(|| "unknown status".to_owned(), |status| status.to_string());
+        let mut text = self.process.ended().await.to_string();
         if let Some(reason) = self.tail.failure() {
             text.push_str(": ");
             text.push_str(&reason);
@@ -134,26 +150,37 @@ impl Core {
         text
     }
 
-    /// Stops the process: asked first, killed when it does not.
+    /// Stops the process, asked first and killed when it does not, and clears up behind it. One that
+    /// has ended by itself is cleared up, too.
     pub async fn stop(self) {
-        self.child.stop(STOP_PATIENCE).await;
-        tracing::info!(pid = self.pid(), "core stopped");
+        if !self.has_ended() {
+            self.process.stop(STOP_PATIENCE).await;
+            tracing::info!(pid = self.pid(), "core stopped");
+        }
+        self.files.clear_up();
     }
 }
 
-/// The path of one core's API. Xray leaves the file behind when it is killed, and some versions leave
-/// it when they can't start.
-#[derive(Debug)]
-struct Socket(PathBuf);
+/// What one core has in the runtime folder, besides its record.
+#[derive(Clone, Debug)]
+struct Files {
+    runtime_dir: PathBuf,
+    /// Its API.
+    socket: PathBuf,
+    /// Its output.
+    fifo: PathBuf,
+}
 
-impl Drop for Socket {
-    fn drop(&mut self) {
-        let mut lock = self.0.clone().into_os_string();
+impl Files {
+    /// Xray leaves its socket behind when it is killed, and some versions when they can't start.
+    fn clear_up(&self) {
+        Record::remove(&self.runtime_dir);
+        let mut lock = self.socket.clone().into_os_string();
         lock.push(".lock");
-        for path in [self.0.as_path(), lock.as_ref()] {
+        for path in [self.socket.as_path(), lock.as_ref(), self.fifo.as_path()] {
             match std::fs::remove_file(path) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    tracing::debug!(path = %path.display(), %error, "the socket stays behind");
+                    tracing::debug!(path = %path.display(), %error, "a file of a core stays behind");
                 }
                 _ => {}
             }
@@ -162,7 +189,7 @@ impl Drop for Socket {
 }
 
 /// Kills a core that lives and does not answer; its end is then seen like any other.
-fn watch_health(pid: i32, client: Client) -> JoinSet<()> {
+fn watch_health(pid: i32, process: Killer, client: Client) -> JoinSet<()> {
     let mut task = JoinSet::new();
     task.spawn(async move {
         let mut failures = 0;
@@ -177,10 +204,7 @@ fn watch_health(pid: i32, client: Client) -> JoinSet<()> {
             };
         }
         tracing::error!(pid, "the core hangs, killing it");
-        let group = Pid::from_raw(pid);
-        if let Err(error) = killpg(group, Signal::SIGKILL) {
-            tracing::debug!(pid, %error, "the core is gone already");
-        }
+        process.kill();
     });
     task
 }

@@ -9,7 +9,7 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 
 /// The environment variable that marks a core as ours.
@@ -26,15 +26,17 @@ pub(super) fn mark(runtime_dir: &Path) -> OsString {
 /// How long a leftover core gets to end by itself.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Ends every core that an earlier node with this runtime folder left behind; returns how many.
+/// Ends every core that an earlier node with this runtime folder left behind, but `adopted`; returns
+/// how many.
 ///
 /// Only a node that is sure to be alone on its runtime folder may call this.
-pub async fn end(runtime_dir: &Path) -> usize {
+pub async fn end(runtime_dir: &Path, adopted: Option<i32>) -> usize {
     let mark = mark(runtime_dir);
-    let leftover = marked(&mark);
+    let mut leftover = marked(&mark);
+    leftover.retain(|pid| Some(pid.as_raw()) != adopted);
     for pid in &leftover {
         tracing::warn!(%pid, "ending a core that an earlier node left behind");
-        signal(*pid, Signal::SIGTERM);
+        send(*pid, Signal::SIGTERM);
     }
     let deadline = tokio::time::Instant::now() + PATIENCE;
     while leftover.iter().any(|pid| is_marked(*pid, &mark)) {
@@ -42,24 +44,39 @@ pub async fn end(runtime_dir: &Path) -> usize {
             leftover
                 .iter()
                 .filter(|pid| is_marked(**pid, &mark))
-                .for_each(|pid| signal(*pid, Signal::SIGKILL));
+                .for_each(|pid| send(*pid, Signal::SIGKILL));
             break;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    remove_sockets(runtime_dir);
+    if adopted.is_none() {
+        remove_files(runtime_dir);
+    }
     leftover.len()
 }
 
-/// The sockets of cores that are gone.
-fn remove_sockets(runtime_dir: &Path) {
+/// Ends every core of the node with this runtime folder at once, without asking.
+pub fn kill(runtime_dir: &Path) {
+    for pid in marked(&mark(runtime_dir)) {
+        send(pid, Signal::SIGKILL);
+    }
+}
+
+/// Whether a process is a core of the node with this runtime folder.
+pub(super) fn is_core_of(runtime_dir: &Path, pid: i32) -> bool {
+    is_marked(Pid::from_raw(pid), &mark(runtime_dir))
+}
+
+/// What cores that are gone had in the folder.
+fn remove_files(runtime_dir: &Path) {
     let Ok(entries) = std::fs::read_dir(runtime_dir) else {
         return;
     };
     for entry in entries.flatten() {
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if name.starts_with("core-") && (name.ends_with(".sock") || name.ends_with(".sock.lock")) {
+        let ours = [".sock", ".sock.lock", ".log"];
+        if name.starts_with("core-") && ours.iter().any(|end| name.ends_with(end)) {
             drop(std::fs::remove_file(entry.path()));
         }
     }
@@ -87,8 +104,8 @@ fn is_marked(pid: Pid, mark: &OsString) -> bool {
         .any(|variable| variable == wanted)
 }
 
-fn signal(pid: Pid, signal: Signal) {
-    if let Err(error) = kill(pid, signal) {
+fn send(pid: Pid, signal: Signal) {
+    if let Err(error) = signal::kill(pid, signal) {
         tracing::debug!(%pid, %error, "the leftover core is gone already");
     }
 }

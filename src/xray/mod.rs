@@ -6,6 +6,9 @@ pub mod config;
 pub mod core;
 pub mod leftover;
 pub mod logs;
+pub mod process;
+pub mod record;
 pub mod version;
 
-mod child;
+mod appender;
+mod lines;

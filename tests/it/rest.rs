@@ -466,7 +466,7 @@ async fn every_route_that_is_described_is_there() {
             }
         }
     }
-    assert_eq!(count, 23);
+    assert_eq!(count, 29);
     let user = &document["components"]["schemas"]["User"]["properties"];
     assert_eq!(user["proxies"]["$ref"], json!("#/components/schemas/Proxy"));
     assert_eq!(user["inbounds"]["items"]["type"], json!("string"));

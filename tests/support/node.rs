@@ -74,6 +74,8 @@ impl NodeProcess {
                 ("RUNTIME_DIR", path("run")),
                 ("XRAY_EXECUTABLE_PATH", xray_binary().display().to_string()),
                 ("LOG_LEVEL", "debug".to_owned()),
+                // Most tests want to see what a Stop does.
+                ("STOP_GRACE", "0".to_owned()),
             ]
             .map(|(name, value)| (name.to_owned(), value)),
         );

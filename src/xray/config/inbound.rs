@@ -2,13 +2,14 @@
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::{Error, rewrite};
 use crate::xray::account::{Cipher, Protocol, VISION};
 
 /// An inbound whose users the panel manages.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Inbound {
     /// The inbound's tag, which is its name in the API.
     pub tag: Arc<str>,

@@ -11,6 +11,7 @@ mod rule;
 
 use std::path::{Path, PathBuf};
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 pub use self::inbound::Inbound;
@@ -48,7 +49,7 @@ pub enum Error {
 
 /// The operator's log files. Xray itself logs to its standard output, so that viewers and files
 /// both get every line; the node writes the files.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LogFiles {
     /// Where accepted and rejected connections go.
     pub access: Option<PathBuf>,
@@ -57,7 +58,7 @@ pub struct LogFiles {
 }
 
 /// A configuration without its users.
-#[derive(Clone)]
+#[derive(Clone, Serialize, Deserialize)]
 pub struct Skeleton {
     /// Everything; `inbounds` stays here only as the place where they belong.
     root: Map<String, Value>,

@@ -3,19 +3,23 @@
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Stdio};
+use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
+use tokio::io::AsyncWriteExt;
+use uuid::Uuid;
+
 use super::output::{Output, Tail};
-use super::{Core, Error, READY_DEADLINE, Socket};
+use super::{Core, Error, Files, READY_DEADLINE};
 use crate::disk;
-use crate::xray::child::{Child, Spawn};
 use crate::xray::client::Client;
 use crate::xray::config::{Accounts, Door, Skeleton};
 use crate::xray::leftover;
 use crate::xray::logs::Logs;
+use crate::xray::process::{Process, Spawn};
+use crate::xray::record::Record;
 use crate::xray::version::Version;
 
 /// How often a starting core is asked whether it is ready.
@@ -109,12 +113,43 @@ impl Launcher {
         let version = self.version().await?;
         let socket = self.runtime_dir.join("check.sock");
         let config = Self::render(skeleton, accounts, &socket, version)?;
+        let mut command = tokio::process::Command::new(&self.binary);
+        for variable in hidden_variables() {
+            command.env_remove(variable);
+        }
+        command
+            .args(["run", "-test", "-c", "stdin:"])
+            .env("XRAY_LOCATION_ASSET", &self.assets)
+            .env(leftover::MARK, leftover::mark(&self.runtime_dir))
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        let run = async {
+            let mut child = command.spawn()?;
+            let mut stdin = child.stdin.take();
+            let feed = async {
+                if let Some(stdin) = &mut stdin {
+                    // What it did not read it says itself.
+                    drop(stdin.write_all(&config).await);
+                }
+                drop(stdin);
+            };
+            tokio::join!(feed, child.wait_with_output()).1
+        };
         let tail = Tail::new(self.tail_lines);
-        let output = Output::discarding(tail.clone());
-        let child = self.spawn(&["run", "-test", "-c", "stdin:"], config, output)?;
-        match tokio::time::timeout(READY_DEADLINE, child.ended()).await {
-            Ok(Some(status)) if status.success() => Ok(()),
-            Ok(status) => Err(ended(status, &tail)),
+        match tokio::time::timeout(READY_DEADLINE, run).await {
+            Ok(Ok(output)) if output.status.success() => Ok(()),
+            Ok(Ok(output)) => {
+                for text in [&output.stdout, &output.stderr] {
+                    tail.extend(&String::from_utf8_lossy(text));
+                }
+                Err(ended(&output.status.to_string(), &tail))
+            }
+            Ok(Err(error)) => Err(Error::Binary {
+                binary: self.binary.clone(),
+                reason: error.to_string(),
+            }),
             Err(_) => Err(Error::NotReady {
                 tail: tail.text(ERROR_LOG_BYTES),
             }),
@@ -131,38 +166,74 @@ impl Launcher {
         accounts: &impl Accounts,
     ) -> Result<Core, Error> {
         let version = self.version().await?;
-        let socket = self.fresh_socket()?;
-        let config = Self::render(skeleton, accounts, &socket.0, version)?;
+        let files = self.fresh_files()?;
+        let config = Self::render(skeleton, accounts, &files.socket, version)?;
         if skeleton.gives_up_inbound_counters(version) {
             tracing::warn!(%version, "inbounds are not counted: with a hysteria inbound this xray could not count users then");
         }
         skeleton.unix_sockets().for_each(remove_stale_socket);
         self.write_debug_config(&config)?;
+        let (tail, output) = self.output(skeleton, &files);
+        let mut attempt = Attempt {
+            process: Some(self.spawn(&files, config, output)?),
+            files: files.clone(),
+        };
+        let process = attempt.process.as_ref().ok_or_else(gone)?;
+        // Before it serves anybody: a core that no record names is ended by the next daemon.
+        let record = Record::new(
+            Uuid::new_v4(),
+            process.identity(),
+            &self.binary,
+            version,
+            (&files.socket, &files.fifo),
+        );
+        self.write_record(&record)?;
+        ready(process, &Client::new(files.socket.clone()), &tail).await?;
+        let record = record.is_ready_now();
+        self.write_record(&record)?;
+        let process = attempt.process.take().ok_or_else(gone)?;
+        tracing::info!(pid = process.pid(), %version, "core started");
+        Ok(Core::new(
+            record.id,
+            process,
+            version,
+            Instant::now(),
+            files,
+            tail,
+        ))
+    }
+
+    fn write_record(&self, record: &Record) -> Result<(), Error> {
+        record.write(&self.runtime_dir).map_err(|source| Error::Io {
+            path: self.runtime_dir.join("core.json"),
+            source,
+        })
+    }
+
+    /// Where the lines of a core go, and its last ones.
+    pub(super) fn output(&self, skeleton: &Skeleton, files: &Files) -> (Tail, Output) {
         let tail = Tail::new(self.tail_lines);
         let output = Output::new(
             Arc::clone(&self.logs),
             skeleton.log_files(),
-            &socket.0,
+            &files.socket,
             tail.clone(),
             self.debug_config.is_some(),
         );
-        let child = self.spawn(&["run", "-c", "stdin:"], config, output)?;
-        let client = Client::new(socket.0.clone());
-        ready(&child, &client, &tail).await?;
-        tracing::info!(pid = child.pid(), %version, "core started");
-        Ok(Core::new(child, client, version, socket, tail))
+        (tail, output)
     }
 
-    fn spawn(&self, arguments: &[&str], config: Vec<u8>, output: Output) -> Result<Child, Error> {
+    fn spawn(&self, files: &Files, config: Vec<u8>, output: Output) -> Result<Process, Error> {
         let mark = leftover::mark(&self.runtime_dir);
         let spawn = Spawn {
             binary: &self.binary,
-            arguments,
+            arguments: &["run", "-c", "stdin:"],
             environment: vec![
                 ("XRAY_LOCATION_ASSET".as_ref(), self.assets.as_os_str()),
                 (leftover::MARK.as_ref(), &mark),
             ],
             hidden: hidden_variables(),
+            fifo: &files.fifo,
         };
         spawn.start(config, output).map_err(|error| Error::Binary {
             binary: self.binary.clone(),
@@ -191,15 +262,20 @@ impl Launcher {
         Ok(config)
     }
 
-    /// A path that no core has had: Xray hangs without a word on the path of one that still lives.
-    fn fresh_socket(&self) -> Result<Socket, Error> {
+    /// Paths that no core has had: Xray hangs without a word on the socket of one that still lives.
+    fn fresh_files(&self) -> Result<Files, Error> {
         loop {
             let number = self.sockets.fetch_add(1, Ordering::Relaxed);
-            let socket = self
-                .runtime_dir
-                .join(format!("core-{}-{number}.sock", std::process::id()));
+            let name = format!("core-{}-{number}", std::process::id());
+            let socket = self.runtime_dir.join(format!("{name}.sock"));
             match std::fs::symlink_metadata(&socket) {
-                Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Socket(socket)),
+                Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                    return Ok(Files {
+                        runtime_dir: self.runtime_dir.clone(),
+                        socket,
+                        fifo: self.runtime_dir.join(format!("{name}.log")),
+                    });
+                }
                 Err(source) => {
                     return Err(Error::Io {
                         path: socket,
@@ -245,27 +321,56 @@ fn remove_stale_socket(path: &Path) {
 /// Go programs like Xray would take it for the authorities that they trust.
 pub(super) fn hidden_variables() -> &'static [&'static str] {
     if std::env::var_os("SSL_KEY_FILE").is_some() {
-        &["API_KEY", "SSL_KEY_FILE", "SSL_CERT_FILE"]
+        &[
+            "API_KEY",
+            "LISTEN_FDS",
+            "LISTEN_PID",
+            "NOTIFY_SOCKET",
+            "SSL_KEY_FILE",
+            "SSL_CERT_FILE",
+        ]
     } else {
-        &["API_KEY"]
+        &["API_KEY", "LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET"]
+    }
+}
+
+/// A core that is not ready yet: whatever keeps it from becoming so, it does not stay.
+struct Attempt {
+    process: Option<Process>,
+    files: Files,
+}
+
+impl Drop for Attempt {
+    fn drop(&mut self) {
+        if let Some(process) = self.process.take() {
+            process.killer().kill();
+            self.files.clear_up();
+        }
+    }
+}
+
+fn gone() -> Error {
+    Error::Ended {
+        status: "gone".to_owned(),
+        tail: String::new(),
     }
 }
 
 /// Looks every few milliseconds, and at the process at the same time: a core that ends early says
 /// why, and nobody has to wait for a deadline.
-async fn ready(child: &Child, client: &Client, tail: &Tail) -> Result<(), Error> {
+async fn ready(process: &Process, client: &Client, tail: &Tail) -> Result<(), Error> {
     let deadline = Instant::now() + READY_DEADLINE;
     loop {
         let answers = tokio::select! {
             biased;
-            status = child.ended() => return Err(ended(status, tail)),
+            how = process.ended() => return Err(ended(&how.to_string(), tail)),
             answer = client.sys_stats() => answer.is_ok(),
         };
         if answers {
             return Ok(());
         }
         if Instant::now() >= deadline {
-            child.kill().await;
+            process.kill().await;
             return Err(Error::NotReady {
                 tail: tail.text(ERROR_LOG_BYTES),
             });
@@ -274,11 +379,11 @@ async fn ready(child: &Child, client: &Client, tail: &Tail) -> Result<(), Error>
     }
 }
 
-fn ended(status: Option<ExitStatus>, tail: &Tail) -> Error {
+fn ended(status: &str, tail: &Tail) -> Error {
     match tail.failure() {
         Some(reason) => Error::Refused(reason),
         None => Error::Ended {
-            status: status.map_or_else(|| "unknown status".to_owned(), |status| status.to_string()),
+            status: status.to_owned(),
             tail: tail.text(ERROR_LOG_BYTES),
         },
     }

@@ -4,8 +4,9 @@ use std::collections::VecDeque;
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use crate::xray::child::{Appender, Sink};
+use crate::xray::appender::Appender;
 use crate::xray::config::{API_INBOUND, API_RULE_TAG, API_TAG, LogFiles};
+use crate::xray::lines::Sink;
 use crate::xray::logs::Logs;
 
 /// How many of our own API connections are remembered, to hide their lines.
@@ -14,7 +15,7 @@ const HIDDEN_SESSIONS: usize = 16;
 /// Where the lines of one core go.
 #[derive(Clone, Debug)]
 pub(super) struct Output {
-    logs: Option<Arc<Logs>>,
+    logs: Arc<Logs>,
     access: Appender,
     error: Appender,
     ours: Ours,
@@ -32,24 +33,12 @@ impl Output {
         echo: bool,
     ) -> Self {
         Self {
-            logs: Some(logs),
+            logs,
             access: Appender::new(files.access.clone()),
             error: Appender::new(files.error.clone()),
             ours: Ours::new(socket),
             tail,
             echo,
-        }
-    }
-
-    /// For a process whose lines interest nobody unless it fails.
-    pub(super) fn discarding(tail: Tail) -> Self {
-        Self {
-            logs: None,
-            access: Appender::default(),
-            error: Appender::default(),
-            ours: Ours::new(Path::new("")),
-            tail,
-            echo: false,
         }
     }
 }
@@ -59,9 +48,7 @@ impl Sink for Output {
         let lines: Vec<&String> = lines.iter().filter(|line| !self.ours.owns(line)).collect();
         for line in &lines {
             self.tail.push(line);
-            if let Some(logs) = &self.logs {
-                logs.push(line);
-            }
+            self.logs.push(line);
             if self.echo {
                 tracing::info!(line = line.as_str(), "xray");
             }
@@ -174,6 +161,11 @@ impl Tail {
             lines: Arc::default(),
             capacity: capacity.max(1),
         }
+    }
+
+    /// Adds every line of a text.
+    pub(super) fn extend(&self, text: &str) {
+        text.lines().for_each(|line| self.push(line));
     }
 
     fn push(&self, line: &str) {

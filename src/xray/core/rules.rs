@@ -45,7 +45,7 @@ impl Launcher {
         }
         command
             .args(["api", "adrules"])
-            .arg(format!("--server=unix:{}", core.socket.0.display()))
+            .arg(format!("--server=unix:{}", core.files.socket.display()))
             .arg(format!("--timeout={ANSWER_S}"))
             .args(flags)
             .arg("stdin:")

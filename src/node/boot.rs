@@ -1,0 +1,148 @@
+//! What a new daemon finds: a core that outlived the last one, or a configuration to serve again.
+
+use super::Error;
+use super::applied::Applied;
+use super::apply::change_users;
+use super::driver::Phase;
+use super::last_good::{LastGood, Restored};
+use super::plan::{self, UserChanges};
+use super::roster::Roster;
+use super::user::Email;
+use crate::xray::client::Client;
+use crate::xray::config::PLACEHOLDER;
+use crate::xray::core::{Core, Launcher};
+use crate::xray::leftover;
+use crate::xray::record::Record;
+
+/// Takes over what serves. What can't be taken over is ended, so that no core is alive then that
+/// nobody knows of; a configuration without a core is started again with `start_again`.
+pub(super) async fn restore(
+    launcher: &Launcher,
+    last_good: &mut LastGood,
+    start_again: bool,
+) -> (Phase, Option<std::time::Duration>) {
+    let record = Record::read(&launcher.runtime_dir);
+    let mut restored = last_good.load();
+    let keep_alive = restored.as_ref().and_then(|restored| restored.keep_alive);
+    if let Some(record) = &record {
+        if let Some(core) = adopt(launcher, record, restored.as_ref()).await
+            && let Some(restored) = restored.take()
+        {
+            leftover::end(&launcher.runtime_dir, Some(core.pid())).await;
+            let applied = take_over(&core, last_good, restored, keep_alive).await;
+            return (Phase::Serving { core, applied }, keep_alive);
+        }
+        farewell(record).await;
+    }
+    leftover::end(&launcher.runtime_dir, None).await;
+    let phase = match restored {
+        Some(restored) if start_again && !restored.stopped => {
+            tracing::info!("starting what was served last; the panel may be away");
+            Phase::Down {
+                applied: restored.applied,
+                retry: tokio::time::Instant::now(),
+            }
+        }
+        _ => Phase::Idle,
+    };
+    (phase, keep_alive)
+}
+
+async fn adopt(launcher: &Launcher, record: &Record, restored: Option<&Restored>) -> Option<Core> {
+    let pid = record.process.pid;
+    let Some(restored) = restored.filter(|restored| restored.core == record.id) else {
+        tracing::warn!(
+            pid,
+            "nobody knows the configuration of the core that the last daemon had"
+        );
+        return None;
+    };
+    match launcher.adopt(record, &restored.applied.skeleton).await {
+        Ok(core) => Some(core),
+        Err(error) => {
+            tracing::warn!(pid, %error, "the core that the last daemon had is not taken over");
+            None
+        }
+    }
+}
+
+/// Makes the core's users those that were wanted: what the last daemon had written down and not yet
+/// told the core is done now.
+async fn take_over(
+    core: &Core,
+    last_good: &mut LastGood,
+    restored: Restored,
+    keep_alive: Option<std::time::Duration>,
+) -> Applied {
+    let Restored {
+        mut applied,
+        outdated,
+        ..
+    } = restored;
+    match users_of(core.client(), &applied).await {
+        Ok(found) => {
+            let changes = if outdated {
+                tracing::warn!("the disk is older than the core: its users stay as they are");
+                UserChanges::default()
+            } else {
+                plan::replace_all(&found, &applied.roster)
+            };
+            applied.roster = found;
+            tracing::info!(
+                changes = changes.len(),
+                "compared the core's users with ours"
+            );
+            last_good.save(core.id(), &applied, keep_alive);
+            if let Err(error) = change_users(core.client(), &mut applied, last_good, changes).await
+            {
+                tracing::error!(%error, "not all users of the core are as they should be; the panel's next list puts that right");
+            }
+        }
+        Err(error) => {
+            tracing::warn!(%error, "the core does not show its users, so they are taken to be ours");
+            last_good.save(core.id(), &applied, keep_alive);
+        }
+    }
+    applied
+}
+
+/// The core's users. An account is known where the core shows the one that we have.
+async fn users_of(client: &Client, applied: &Applied) -> Result<Roster, Error> {
+    let mut found = Roster::empty(applied.skeleton.inbounds());
+    for inbound in applied.skeleton.inbounds() {
+        let ours = applied.roster.inbound(&inbound.tag);
+        let shown = client.users(&inbound.tag).await.map_err(Error::Read)?;
+        for user in shown {
+            if user.email.is_empty() || user.email == PLACEHOLDER {
+                continue;
+            }
+            let email = Email::from(&*user.email);
+            let account = ours
+                .and_then(|ours| ours.users.get(&email)?.as_ref())
+                .filter(|ours| {
+                    let shown = user.account.as_ref();
+                    shown.is_some_and(|shown| ours.is_shown_as(shown))
+                });
+            found.put(&inbound.tag, &email, account.cloned());
+        }
+    }
+    Ok(found)
+}
+
+/// Says what goes with a core that is not taken over: its counters are in no other place.
+async fn farewell(record: &Record) {
+    let client = Client::new(record.socket.clone());
+    match client.counters("user>>>", false).await {
+        Ok(counters) => {
+            let bytes: i64 = counters.iter().map(|counter| counter.value).sum();
+            tracing::warn!(
+                pid = record.process.pid,
+                bytes,
+                "the core is ended; so much traffic of its users was not collected"
+            );
+        }
+        Err(error) => {
+            tracing::debug!(%error, "the counters of the core can't be read any more");
+        }
+    }
+}

@@ -1,0 +1,58 @@
+//! A core that outlived its daemon, found again by the next one.
+
+use super::{Core, Files, Launcher};
+use crate::xray::client::{self, Client};
+use crate::xray::config::Skeleton;
+use crate::xray::leftover;
+use crate::xray::process::Process;
+use crate::xray::record::Record;
+
+/// Why a core is not taken over; it is ended then.
+#[derive(Debug, thiserror::Error)]
+pub enum NotAdopted {
+    /// There is no such process any more.
+    #[error("its process has ended")]
+    Ended,
+    /// Its daemon died before it was ready.
+    #[error("it was never ready")]
+    NeverReady,
+    /// The process has no mark of this node.
+    #[error("the process is not a core of this node")]
+    Foreign,
+    /// The record's version can't be read.
+    #[error("nobody knows its version")]
+    NoVersion,
+    /// Its output can't be read.
+    #[error("its output can't be read: {0}")]
+    Output(std::io::Error),
+    /// It does not answer.
+    #[error("its API does not answer: {0}")]
+    Silent(client::Error),
+}
+
+impl Launcher {
+    /// Takes over the core of a record, which runs `skeleton`.
+    ///
+    /// # Errors
+    /// With the reason why not.
+    pub async fn adopt(&self, record: &Record, skeleton: &Skeleton) -> Result<Core, NotAdopted> {
+        let files = Files {
+            runtime_dir: self.runtime_dir.clone(),
+            socket: record.socket.clone(),
+            fifo: record.fifo.clone(),
+        };
+        let ready = record.ready_since().ok_or(NotAdopted::NeverReady)?;
+        let version = record.version().ok_or(NotAdopted::NoVersion)?;
+        let (tail, output) = self.output(skeleton, &files);
+        let process = Process::attach(record.process, &record.fifo, output)
+            .map_err(NotAdopted::Output)?
+            .ok_or(NotAdopted::Ended)?;
+        if !leftover::is_core_of(&self.runtime_dir, process.pid()) {
+            return Err(NotAdopted::Foreign);
+        }
+        let client = Client::new(files.socket.clone());
+        client.sys_stats().await.map_err(NotAdopted::Silent)?;
+        tracing::info!(pid = process.pid(), %version, "took over the core that was running");
+        Ok(Core::new(record.id, process, version, ready, files, tail))
+    }
+}
