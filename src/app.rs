@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::node::{Memory, Node, Running};
 use crate::panel::client_cert::{self, ClientCertificates};
+use crate::panel::doorman::Doorman;
 use crate::panel::front::Front;
 use crate::panel::gate::Gate;
 use crate::panel::listener::Listener;
@@ -237,6 +238,7 @@ impl App {
     ) -> Result<Vec<TcpListener>, Error> {
         tracing::info!(address = %self.pairing.address, "serving panels");
         let replies = TaskTracker::new();
+        let doorman = Arc::new(Doorman::new(replies.clone()));
         let service = grpc::Service::new(self.node.clone(), shutdown.token().clone());
         let (health, reporter) = health::service();
         let mut routes =
@@ -265,11 +267,17 @@ impl App {
         let mut maintenance = JoinSet::new();
         if let Some(listener) = self.maintenance {
             let (node, keys) = (self.node.clone(), Arc::clone(&self.keys));
-            let service = Maintenance::new(node, keys, self.installer);
-            maintenance.spawn(listener.serve(service, TaskTracker::new(), shutdown.clone()));
+            let service = Maintenance::new(
+                node,
+                keys,
+                self.installer,
+                Arc::clone(&doorman),
+                self.limits.body_timeout,
+            );
+            maintenance.spawn(listener.serve(service, replies.clone(), shutdown.clone()));
         }
         tasks.spawn(follow_settings(for_settings, self.node.clone()));
-        let service = Gate::new(front, self.keys, self.node, replies.clone());
+        let service = Gate::new(front, self.keys, self.node, doorman);
         let mut running = self.running;
         let port = tokio::select! {
             port = self.listener.serve(service, replies, shutdown.clone()) => port,

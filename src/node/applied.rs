@@ -14,6 +14,8 @@ pub(super) struct Applied {
     pub(super) roster: Roster,
     /// Balancers that were told which outbound to take, and which.
     pub(super) overrides: BTreeMap<String, String>,
+    /// A change of rules had no answer: nobody knows which the core has.
+    pub(super) doubtful: bool,
 }
 
 impl From<Desired> for Applied {
@@ -22,6 +24,7 @@ impl From<Desired> for Applied {
             skeleton,
             roster,
             overrides: BTreeMap::new(),
+            doubtful: false,
         }
     }
 }

@@ -326,9 +326,19 @@ impl Driver {
             Phase::Serving { core, applied } if !core.has_ended() => (core, applied),
             _ => return self.start_fresh(desired).await,
         };
+        if !routing::settle(core, applied).await {
+            tracing::warn!("start: nobody knows which rules the core has");
+            self.launcher
+                .check(&desired.skeleton, &desired.roster)
+                .await?;
+            return self.exchange(desired).await;
+        }
         let step = tokio::task::block_in_place(|| {
             plan::plan(&applied.skeleton, &applied.roster, &desired)
         });
+        if !matches!(step, Plan::Restart { .. }) {
+            routing::free_balancers(core, applied).await;
+        }
         match step {
             Plan::Nothing => {
                 tracing::info!("start: the node runs exactly this already");
@@ -451,7 +461,8 @@ impl Driver {
         self.publish();
     }
 
-    fn serve(&mut self, core: Core, applied: Applied) {
+    fn serve(&mut self, core: Core, mut applied: Applied) {
+        applied.doubtful = false;
         let keep_alive = self.keep_alive;
         tokio::task::block_in_place(|| self.last_good.save(core.id(), &applied, keep_alive));
         self.phase = Phase::Serving { core, applied };

@@ -179,6 +179,7 @@ impl LastGood {
                 skeleton: Arc::new(reading.skeleton),
                 roster,
                 overrides: reading.overrides,
+                doubtful: false,
             },
             stopped: false,
             keep_alive: reading.keep_alive.map(Duration::from_secs),

@@ -111,6 +111,9 @@ pub enum Error {
     /// There is no balancer of this tag.
     #[error("balancer {0:?} not found")]
     NoBalancer(String),
+    /// There is no outbound of this tag.
+    #[error("outbound {0:?} not found")]
+    NoOutbound(String),
     /// A call that the core's version does not have.
     #[error("{call} needs xray {needs} or newer, this one is {runs}")]
     TooOld {
@@ -345,7 +348,7 @@ impl Node {
         self.change(Change::RemoveRule { tag }).await.map(drop)
     }
 
-    /// Makes a balancer take one outbound until the next Start with another configuration; with an
+    /// Makes a balancer take one outbound until the next Start; with an
     /// empty `target` it chooses again.
     ///
     /// # Errors

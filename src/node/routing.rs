@@ -5,8 +5,8 @@ use std::sync::Arc;
 use super::applied::Applied;
 use super::{Error, Node};
 use crate::xray::client::{self, Balancer, Client, Connection, ListedRule, Route};
-use crate::xray::config::{API_RULE_TAG, Nobody, Rule, RuleSteps, refuse_own_tag};
-use crate::xray::core::{Core, Launcher};
+use crate::xray::config::{API_RULE_TAG, Nobody, Rule, RuleSteps, Skeleton, refuse_own_tag};
+use crate::xray::core::{self, Core, Launcher};
 use crate::xray::version::Version;
 
 /// A call of Xray's API, and the release that brought it.
@@ -69,14 +69,19 @@ impl Node {
         let serving = self.serving()?;
         GET_BALANCER.require(serving.version)?;
         let balancer = serving.client.balancer(tag).await;
-        balancer.map_err(|error| no_balancer(tag, error, Error::Read))
+        balancer.map_err(|error| match error {
+            client::Error::NotFound(_) => Error::NoBalancer(tag.to_owned()),
+            error => Error::Read(error),
+        })
     }
 }
 
-fn no_balancer(tag: &str, error: client::Error, other: fn(client::Error) -> Error) -> Error {
-    match error {
-        client::Error::NotFound(_) => Error::NoBalancer(tag.to_owned()),
-        error => other(error),
+/// Lets every balancer choose again: a Start says all that is wanted.
+pub(super) async fn free_balancers(core: &Core, applied: &mut Applied) {
+    for tag in std::mem::take(&mut applied.overrides).into_keys() {
+        if let Err(error) = core.client().override_balancer(&tag, "").await {
+            tracing::warn!(balancer = tag, %error, "the balancer may still take what it was told");
+        }
     }
 }
 
@@ -94,11 +99,45 @@ pub(super) async fn add_rule(
     let Some(skeleton) = applied.skeleton.with_rule(rule)? else {
         return Ok(());
     };
-    append(launcher, core, std::slice::from_ref(rule.as_json()))
-        .await
-        .map_err(Error::Routing)?;
+    check(launcher, &skeleton).await?;
+    let appended = append(launcher, core, std::slice::from_ref(rule.as_json())).await;
+    doubt(applied, appended)?;
     applied.skeleton = Arc::new(skeleton);
     Ok(())
+}
+
+/// Tries rules on a process of their own. There are rules on which Xray panics, and a running core
+/// would be gone with every connection.
+async fn check(launcher: &Launcher, skeleton: &Skeleton) -> Result<(), Error> {
+    match launcher.check(skeleton, &Nobody).await {
+        Err(core::Error::Refused(reason)) => Err(Error::Routing(client::Error::Refused(reason))),
+        result => result.map_err(Error::Core),
+    }
+}
+
+/// Notes that nobody knows the core's rules after a change without an answer.
+fn doubt(applied: &mut Applied, changed: Result<(), client::Error>) -> Result<(), Error> {
+    if let Err(client::Error::NoAnswer(_)) = &changed {
+        applied.doubtful = true;
+    }
+    changed.map_err(Error::Routing)
+}
+
+/// Whether the core's rules are those that it should have, where nobody knew any more. A core that
+/// does not list its rules can't be trusted then.
+pub(super) async fn settle(core: &Core, applied: &mut Applied) -> bool {
+    if !applied.doubtful {
+        return true;
+    }
+    if LIST_RULES.require(core.version()).is_err() {
+        return false;
+    }
+    let Ok(mut found) = core.client().rules().await else {
+        return false;
+    };
+    found.retain(|rule| rule.rule_tag != API_RULE_TAG);
+    applied.doubtful = found != applied.skeleton.listed_rules();
+    !applied.doubtful
 }
 
 /// Makes a rule the only one and takes every balancer away.
@@ -117,19 +156,24 @@ pub(super) async fn replace_rules(
         return Err(unchanged(Error::ScriptRoutes));
     }
     let skeleton = applied.skeleton.with_only_rule(rule);
-    launcher
-        .check(&skeleton, &Nobody)
-        .await
-        .map_err(|error| unchanged(error.into()))?;
+    check(launcher, &skeleton).await.map_err(unchanged)?;
     if let Err(error) = launcher.replace_rules(core, &skeleton).await {
-        let kept =
-            core.version().replaces_rules_at_once() && !matches!(error, client::Error::NoAnswer(_));
+        let kept = match &error {
+            client::Error::NoAnswer(_) => false,
+            _ => core.version().replaces_rules_at_once() || never_got_there(&error),
+        };
         let left = if kept { Left::Unchanged } else { Left::Unknown };
         return Err((Error::Routing(error), left));
     }
     applied.skeleton = Arc::new(skeleton);
     applied.overrides.clear();
     Ok(())
+}
+
+/// Whether a refusal came from before the core's rules: from gRPC, or from the command that translates.
+fn never_got_there(error: &client::Error) -> bool {
+    let text = error.to_string();
+    text.contains("received message larger than max") || text.starts_with("failed to ")
 }
 
 /// What a core has after a change that failed.
@@ -149,10 +193,8 @@ pub(super) async fn remove_rule(
 ) -> Result<(), Error> {
     REMOVE_RULE.require(core.version())?;
     refuse_own_tag(tag)?;
-    core.client()
-        .remove_rule(tag)
-        .await
-        .map_err(Error::Routing)?;
+    let removed = core.client().remove_rule(tag).await;
+    doubt(applied, removed)?;
     applied.skeleton = Arc::new(applied.skeleton.without_rule(tag));
     Ok(())
 }
@@ -165,10 +207,18 @@ pub(super) async fn override_balancer(
     target: &str,
 ) -> Result<(), Error> {
     OVERRIDE_BALANCER.require(core.version())?;
-    core.client()
-        .override_balancer(tag, target)
-        .await
-        .map_err(|error| no_balancer(tag, error, Error::Routing))?;
+    if !target.is_empty() && !applied.skeleton.has_outbound(target) {
+        return Err(Error::NoOutbound(target.to_owned()));
+    }
+    let told = core.client().override_balancer(tag, target).await;
+    if let Err(client::Error::NoAnswer(_)) = &told {
+        // It may be so; a Start makes sure.
+        applied.overrides.insert(tag.to_owned(), target.to_owned());
+    }
+    told.map_err(|error| match error {
+        client::Error::NotFound(_) => Error::NoBalancer(tag.to_owned()),
+        error => Error::Routing(error),
+    })?;
     if target.is_empty() {
         applied.overrides.remove(tag);
     } else {

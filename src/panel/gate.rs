@@ -2,29 +2,25 @@
 //! and the count of replies that must get out before the node ends.
 
 use std::convert::Infallible;
-use std::net::IpAddr;
 use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll};
-use std::time::{Duration, Instant};
 
 use futures_util::FutureExt;
 use http::request::Parts;
-use http::{Extensions, Request, Response, StatusCode};
+use http::{Request, Response, StatusCode};
 use http_body::{Frame, SizeHint};
-use tokio_util::task::TaskTracker;
-use tokio_util::task::task_tracker::TaskTrackerToken;
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::Service;
 
 use super::auth::{Denied, Keys, Shown};
 use super::client_cert::Certified;
+use super::doorman::{Doorman, Peer, Tokens};
 use super::front::{self, Front};
 use super::health;
 use super::rest::Refusal;
-use super::throttle::Throttle;
 use super::usage::Usage;
 use crate::node::Node;
 
@@ -46,20 +42,17 @@ pub struct Gate {
 struct Guard {
     keys: Arc<Keys>,
     node: Node,
-    replies: TaskTracker,
-    throttle: Mutex<Throttle>,
+    doorman: Arc<Doorman>,
 }
 
 impl Gate {
-    /// Lets those callers through to `front` who show one of `keys`. Whoever waits for `replies`
-    /// waits until the last one has left.
+    /// Lets those callers through to `front` who show one of `keys`.
     #[must_use]
-    pub fn new(front: Front, keys: Arc<Keys>, node: Node, replies: TaskTracker) -> Self {
+    pub fn new(front: Front, keys: Arc<Keys>, node: Node, doorman: Arc<Doorman>) -> Self {
         let guard = Guard {
             keys,
             node,
-            replies,
-            throttle: Mutex::default(),
+            doorman,
         };
         Self {
             front,
@@ -86,10 +79,7 @@ impl Service<Request<Body>> for Gate {
         // A log goes on for as long as somebody looks at it: nobody waits for its end.
         let path = request.uri().path().trim_end_matches('/');
         let endless = path.ends_with("/GetLogs") || path == "/logs" || path.ends_with("/Watch");
-        let reply = (!endless).then(|| guard.replies.token());
-        let usage = request.extensions().get::<Arc<Usage>>();
-        let call = usage.map(|usage| usage.call());
-        let tokens = [reply, call];
+        let tokens = guard.doorman.let_in(request.extensions(), endless);
         let grpc = front::is_grpc(request.headers());
         // The clone is not ready yet; the one that was asked is.
         let ready = self.front.clone();
@@ -107,10 +97,7 @@ impl Service<Request<Body>> for Gate {
                     response
                 }
             };
-            Ok(response.map(|body| Counted {
-                body,
-                _tokens: tokens,
-            }))
+            Ok(response.map(|body| Counted::new(body, tokens)))
         })
     }
 }
@@ -137,7 +124,8 @@ impl Guard {
             Err(denied) => return Err(denied),
         };
         if is_start {
-            let peer = peer(request.extensions()).map(tracing::field::display);
+            let peer = request.extensions().get::<Peer>();
+            let peer = peer.map(|peer| tracing::field::display(peer.0));
             tracing::info!(%shown, peer, "a panel sends a start");
         }
         if let Some(usage) = request.extensions().get::<Arc<Usage>>() {
@@ -148,18 +136,8 @@ impl Guard {
 
     /// Tells a caller why, after the wait that his address has earned.
     async fn turn_away(&self, denied: Denied, head: &Parts) -> Response<Counted> {
-        let now = Instant::now();
-        let (wait, report) = {
-            let mut throttle = self.throttle.lock().unwrap_or_else(PoisonError::into_inner);
-            let wait =
-                peer(&head.extensions).map_or(Duration::ZERO, |peer| throttle.failed(peer, now));
-            (wait, throttle.report(now))
-        };
-        if let Some(count) = report {
-            let peer = peer(&head.extensions).map(tracing::field::display);
-            tracing::warn!(count, last = peer, reason = %denied, "turned callers away");
-        }
-        tokio::time::sleep(wait).await;
+        let reason = denied.to_string();
+        self.doorman.turn_away(&head.extensions, &reason).await;
         let response = if front::is_grpc(&head.headers) {
             Status::from(denied).into_http()
         } else {
@@ -173,24 +151,21 @@ fn has_key(request: &Request<Body>) -> bool {
     request.headers().contains_key("x-api-key")
 }
 
-/// Who calls, as the listener has seen it.
-#[derive(Clone, Copy, Debug)]
-pub struct Peer(pub IpAddr);
-
-fn peer(extensions: &Extensions) -> Option<IpAddr> {
-    extensions.get::<Peer>().map(|peer| peer.0)
-}
-
-/// The caller gets a number that the log has, too; what went wrong is none of his business.
+/// The caller gets a number; what went wrong is none of his business.
 fn after_a_panic(grpc: bool) -> Response<Body> {
-    let id = format!("{:08x}", rand::random::<u32>());
-    tracing::error!(id, "a call panicked");
-    let text = format!("internal error {id}: the node's log says more");
+    let text = panic_text();
     if grpc {
         Status::internal(text).into_http()
     } else {
         Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, text).into_response()
     }
+}
+
+/// What is said of a call that panicked, with a number that the log has, too.
+pub(super) fn panic_text() -> String {
+    let id = format!("{:08x}", rand::random::<u32>());
+    tracing::error!(id, "a call panicked");
+    format!("internal error {id}: the node's log says more")
 }
 
 fn as_go_says_it(status: &Status, response: Response<Body>) -> Response<Body> {
@@ -204,10 +179,17 @@ fn as_go_says_it(status: &Status, response: Response<Body>) -> Response<Body> {
 #[derive(Debug)]
 pub struct Counted {
     body: Body,
-    _tokens: [Option<TaskTrackerToken>; 2],
+    _tokens: Tokens,
 }
 
 impl Counted {
+    pub(super) fn new(body: Body, tokens: Tokens) -> Self {
+        Self {
+            body,
+            _tokens: tokens,
+        }
+    }
+
     pub(super) fn uncounted(body: Body) -> Self {
         Self {
             body,

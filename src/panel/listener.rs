@@ -20,7 +20,8 @@ use tower::{Service, ServiceExt};
 
 use super::client_cert::Certified;
 use super::crowd::Crowd;
-use super::gate::{Counted, Peer};
+use super::doorman::Peer;
+use super::gate::Counted;
 use super::ports;
 use super::usage::Usage;
 use crate::settings::Limits;

@@ -3,13 +3,17 @@
 //! It stands in for the side service of the PasarGuard installer, so no second daemon is needed.
 
 use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use http::header::CONTENT_TYPE;
+use http::request::Parts;
 use http::{HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Full, Limited};
 use serde::Deserialize;
@@ -17,7 +21,8 @@ use serde_json::json;
 use tonic::body::Body;
 
 use super::auth::Keys;
-use super::gate::Counted;
+use super::doorman::Doorman;
+use super::gate::{self, Counted};
 use super::usage::Usage;
 use crate::node::Node;
 
@@ -65,6 +70,8 @@ pub struct Maintenance {
     node: Node,
     keys: Arc<Keys>,
     installer: Arc<dyn Installer>,
+    doorman: Arc<Doorman>,
+    body_timeout: Duration,
 }
 
 #[derive(Deserialize)]
@@ -82,24 +89,40 @@ type Answer = Result<&'static str, (StatusCode, String)>;
 impl Maintenance {
     /// Looks after `node`.
     #[must_use]
-    pub fn new(node: Node, keys: Arc<Keys>, installer: Arc<dyn Installer>) -> Self {
+    pub fn new(
+        node: Node,
+        keys: Arc<Keys>,
+        installer: Arc<dyn Installer>,
+        doorman: Arc<Doorman>,
+        body_timeout: Duration,
+    ) -> Self {
         Self {
             node,
             keys,
             installer,
+            doorman,
+            body_timeout,
         }
     }
 
-    async fn answer(&self, request: Request<Body>) -> Response<Counted> {
-        match request.headers().get("x-api-key") {
-            None => return detail(StatusCode::UNAUTHORIZED, "missing api key"),
-            Some(key) if self.keys.holds(key.as_bytes()) => {}
-            Some(_) => return detail(StatusCode::UNAUTHORIZED, "invalid api key"),
+    async fn admit(&self, head: &Parts) -> Result<(), &'static str> {
+        let denied = match head.headers.get("x-api-key") {
+            Some(key) if self.keys.holds(key.as_bytes()) => return Ok(()),
+            Some(_) => "invalid api key",
+            None => "missing api key",
+        };
+        self.doorman.turn_away(&head.extensions, denied).await;
+        Err(denied)
+    }
+
+    async fn answer(&self, request: Request<Body>) -> Response<Body> {
+        let (head, body) = request.into_parts();
+        if let Err(denied) = self.admit(&head).await {
+            return detail(StatusCode::UNAUTHORIZED, denied);
         }
-        if let Some(usage) = request.extensions().get::<Arc<Usage>>() {
+        if let Some(usage) = head.extensions.get::<Arc<Usage>>() {
             usage.admit();
         }
-        let (head, body) = request.into_parts();
         let path = head.uri.path().trim_end_matches('/');
         let answer = match (&head.method, path) {
             (&Method::GET, "") => return reply(StatusCode::OK, &json!({ "status": "ok" })),
@@ -120,7 +143,7 @@ impl Maintenance {
     }
 
     async fn update_core(&self, body: Body) -> Answer {
-        let CoreUpdate { core_version } = read(body).await?;
+        let CoreUpdate { core_version } = self.read(body).await?;
         let number = core_version.strip_prefix('v').unwrap_or(&core_version);
         let is_version =
             number == "latest" || number.parse::<crate::xray::version::Version>().is_ok();
@@ -136,7 +159,7 @@ impl Maintenance {
     }
 
     async fn update_geo_files(&self, body: Body) -> Answer {
-        let GeoFiles { region } = read(body).await?;
+        let GeoFiles { region } = self.read(body).await?;
         if !["iran", "russia", "china"].contains(&region.as_str()) {
             return Err((
                 StatusCode::BAD_REQUEST,
@@ -148,6 +171,22 @@ impl Maintenance {
             .await
             .map_err(|failure| refused(&failure))?;
         Ok("geofiles updated successfully")
+    }
+
+    async fn read<T: serde::de::DeserializeOwned>(
+        &self,
+        body: Body,
+    ) -> Result<T, (StatusCode, String)> {
+        let bad = |text: String| (StatusCode::BAD_REQUEST, text);
+        let whole = Limited::new(body, MAX_BODY).collect();
+        let body = match tokio::time::timeout(self.body_timeout, whole).await {
+            Ok(body) => body.map_err(|error| bad(error.to_string()))?,
+            Err(_) => {
+                let text = "the body took too long".to_owned();
+                return Err((StatusCode::REQUEST_TIMEOUT, text));
+            }
+        };
+        serde_json::from_slice(&body.to_bytes()).map_err(|error| bad(format!("bad JSON: {error}")))
     }
 
     async fn reset(&self) -> Answer {
@@ -169,7 +208,14 @@ impl tower::Service<Request<Body>> for Maintenance {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let maintenance = self.clone();
-        Box::pin(async move { Ok(maintenance.answer(request).await) })
+        let tokens = self.doorman.let_in(request.extensions(), false);
+        Box::pin(async move {
+            let answer = AssertUnwindSafe(maintenance.answer(request)).catch_unwind();
+            let response = answer
+                .await
+                .unwrap_or_else(|_| detail(StatusCode::INTERNAL_SERVER_ERROR, &gate::panic_text()));
+            Ok(response.map(|body| Counted::new(body, tokens)))
+        })
     }
 }
 
@@ -179,24 +225,15 @@ fn refused(failure: &Failure) -> (StatusCode, String) {
     }
 }
 
-async fn read<T: serde::de::DeserializeOwned>(body: Body) -> Result<T, (StatusCode, String)> {
-    let bad = |text: String| (StatusCode::BAD_REQUEST, text);
-    let body = Limited::new(body, MAX_BODY)
-        .collect()
-        .await
-        .map_err(|error| bad(error.to_string()))?;
-    serde_json::from_slice(&body.to_bytes()).map_err(|error| bad(format!("bad JSON: {error}")))
-}
-
-fn detail(status: StatusCode, text: &str) -> Response<Counted> {
+fn detail(status: StatusCode, text: &str) -> Response<Body> {
     reply(status, &json!({ "detail": text }))
 }
 
-fn reply(status: StatusCode, value: &serde_json::Value) -> Response<Counted> {
+fn reply(status: StatusCode, value: &serde_json::Value) -> Response<Body> {
     let mut response = Response::new(Body::new(Full::new(Bytes::from(value.to_string()))));
     *response.status_mut() = status;
     response
         .headers_mut()
         .insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    response.map(Counted::uncounted)
+    response
 }

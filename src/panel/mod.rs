@@ -9,6 +9,7 @@ mod auth;
 mod chunks;
 pub mod client_cert;
 mod crowd;
+pub mod doorman;
 mod frames;
 pub mod front;
 pub mod gate;

@@ -9,12 +9,12 @@ use std::pin::Pin;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use futures_util::StreamExt;
 use http::header::{ACCEPT, CACHE_CONTROL, CONTENT_TYPE, HeaderMap, HeaderValue};
 use http::{Method, Request, Response, StatusCode, Version};
 use http_body::Body as _;
-use http_body_util::{BodyExt, Full, LengthLimitError, Limited, StreamBody};
+use http_body_util::{BodyExt, Full, StreamBody};
 use prost::Message;
 use tonic::body::Body;
 use tonic::{Code, Status};
@@ -113,16 +113,38 @@ impl Rest {
         if body.size_hint().lower() > self.max_body as u64 {
             return Err(too_large());
         }
-        let whole = Limited::new(body, self.max_body).collect();
+        let whole = self.collect(body);
         match tokio::time::timeout(self.body_timeout, whole).await {
-            Ok(Ok(body)) => Ok(body.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(too_large()),
+            Ok(Ok(Some(body))) => Ok(body),
+            Ok(Ok(None)) => Err(too_large()),
             Ok(Err(error)) => Err(Refusal::new(StatusCode::BAD_REQUEST, error.to_string())),
             Err(_) => Err(Refusal::new(
                 StatusCode::REQUEST_TIMEOUT,
                 "the body took too long",
             )),
         }
+    }
+
+    /// The whole body; `None` for one that is too large. Of that one as much again is read and thrown
+    /// away: a client that is still sending would lose the answer with its connection.
+    async fn collect(&self, mut body: Body) -> Result<Option<Bytes>, Status> {
+        let mut kept = BytesMut::new();
+        let mut length = 0;
+        while let Some(frame) = body.frame().await {
+            let Ok(data) = frame?.into_data() else {
+                continue;
+            };
+            length += data.len();
+            if length <= self.max_body {
+                kept.extend_from_slice(&data);
+            } else {
+                kept = BytesMut::new();
+            }
+            if length > self.max_body.saturating_mul(2) {
+                break;
+            }
+        }
+        Ok((length <= self.max_body).then(|| kept.freeze()))
     }
 
     /// Makes the call and encodes its answer.
@@ -227,11 +249,16 @@ impl tower::Service<Request<Body>> for Rest {
 
     fn call(&mut self, request: Request<Body>) -> Self::Future {
         let rest = self.clone();
+        // A reply to HEAD has no body, also where it refuses (RFC 9110, section 9.3.2).
+        let is_head = *request.method() == Method::HEAD;
         Box::pin(async move {
-            Ok(rest
-                .answer(request)
-                .await
-                .unwrap_or_else(Refusal::into_response))
+            let answer = rest.answer(request).await;
+            let response = answer.unwrap_or_else(Refusal::into_response);
+            Ok(if is_head {
+                response.map(|_| Body::empty())
+            } else {
+                response
+            })
         })
     }
 }

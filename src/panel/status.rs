@@ -33,6 +33,7 @@ pub fn of(error: &Error) -> Status {
         Error::UserNotFound(_)
         | Error::NoRule { .. }
         | Error::NoBalancer(_)
+        | Error::NoOutbound(_)
         | Error::Read(client::Error::NotFound(_))
         | Error::Routing(client::Error::NotFound(_)) => Code::NotFound,
         Error::TooOld { .. }

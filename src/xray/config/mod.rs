@@ -161,6 +161,14 @@ impl Skeleton {
             .unwrap_or_default()
     }
 
+    /// Whether the configuration has an outbound of this tag.
+    #[must_use]
+    pub fn has_outbound(&self, tag: &str) -> bool {
+        rewrite::outbound_tags(&self.root)
+            .iter()
+            .any(|known| known == tag)
+    }
+
     /// Whether an outbound leads nowhere that could be measured (blackhole, dns, loopback).
     #[must_use]
     pub fn is_silent_outbound(&self, tag: &str) -> bool {

@@ -8,7 +8,7 @@ use std::path::PathBuf;
 
 use serde_json::{Map, Value, json};
 
-use super::{API_INBOUND, API_TAG, Error, LogFiles};
+use super::{API_INBOUND, API_RULE_TAG, API_TAG, Error, LogFiles};
 
 /// Keys of the configuration that the node looks at.
 pub(super) const TOP_LEVEL: [&str; 11] = [
@@ -207,19 +207,64 @@ fn tags_of(root: &Map<String, Value>, protocols: &[&str]) -> Vec<String> {
 /// and names that no resolver could answer are stopped before they reach one.
 pub(super) fn routing(root: &mut Map<String, Value>) -> Result<(), Error> {
     let blackhole = tags_of(root, &["blackhole"]).into_iter().next();
+    let outbounds = outbound_tags(root);
     let routing = object(root, "routing")?;
     canonical_keys(routing, &["rules", "balancers", "script"]);
     let mut rules = take_list(routing, "rules")?;
     rules.iter_mut().for_each(rule);
     rules.retain(|rule| {
         let names = |key: &str, value: &str| rule.get(key).and_then(Value::as_str) == Some(value);
-        !names("outboundTag", API_TAG) && !names("ruleTag", GUARD_TAG)
+        !names("outboundTag", API_TAG)
+            && !names("ruleTag", GUARD_TAG)
+            && !names("ruleTag", API_RULE_TAG)
     });
+    if let Some(Value::Array(balancers)) = routing.get_mut("balancers") {
+        for balancer in balancers.iter_mut().filter_map(Value::as_object_mut) {
+            leave_the_api_out(balancer, &outbounds)?;
+        }
+    }
     if let Some(blackhole) = blackhole {
         rules.insert(0, malformed_domain_guard(&blackhole));
     }
     routing.insert("rules".to_owned(), Value::Array(rules));
     Ok(())
+}
+
+/// On older cores the API is an outbound like any other, and a selector takes every tag that begins like
+/// it: a balancer that selects `""` would lead users of the proxy to the API.
+fn leave_the_api_out(balancer: &mut Map<String, Value>, outbounds: &[String]) -> Result<(), Error> {
+    canonical_keys(balancer, &["selector", "fallbackTag"]);
+    if balancer.get("fallbackTag").and_then(Value::as_str) == Some(API_TAG) {
+        return Err(shape(
+            "routing.balancers",
+            "a list of balancers whose fallbackTag is an outbound of the config",
+        ));
+    }
+    let Some(Value::Array(selector)) = balancer.get_mut("selector") else {
+        return Ok(());
+    };
+    let takes_the_api = |text: &Value| text.as_str().is_some_and(|text| API_TAG.starts_with(text));
+    while let Some(place) = selector.iter().position(takes_the_api) {
+        let wide = selector.remove(place);
+        let wide = wide.as_str().unwrap_or_default();
+        // An outbound whose tag is itself such a beginning can't be selected alone.
+        let named = outbounds
+            .iter()
+            .filter(|tag| tag.starts_with(wide) && !API_TAG.starts_with(tag.as_str()));
+        selector.splice(place..place, named.map(|tag| Value::from(tag.as_str())));
+    }
+    Ok(())
+}
+
+/// The tags of all outbounds.
+pub(super) fn outbound_tags(root: &Map<String, Value>) -> Vec<String> {
+    let outbounds = root.get("outbounds").and_then(Value::as_array);
+    outbounds
+        .into_iter()
+        .flatten()
+        .filter_map(|outbound| outbound.get("tag")?.as_str())
+        .map(str::to_owned)
+        .collect()
 }
 
 /// One rule of the panel's.

@@ -6,6 +6,7 @@ use serde_json::Value;
 
 use super::rewrite::{self, GUARD_TAG};
 use super::{API_RULE_TAG, API_TAG, Skeleton};
+use crate::xray::client::ListedRule;
 
 /// Why a routing rule can't be used.
 #[derive(Debug, thiserror::Error)]
@@ -61,7 +62,7 @@ impl Rule {
     /// Its tag; empty when it has none, and then it can't be removed alone.
     #[must_use]
     pub fn tag(&self) -> &str {
-        tag(&self.0)
+        tag_of(&self.0)
     }
 
     /// As Xray reads it.
@@ -80,7 +81,7 @@ pub fn refuse_own_tag(tag: &str) -> Result<(), RuleError> {
     Ok(())
 }
 
-fn tag(rule: &Value) -> &str {
+fn tag_of(rule: &Value) -> &str {
     rule.get("ruleTag")
         .and_then(Value::as_str)
         .unwrap_or_default()
@@ -106,11 +107,28 @@ impl Skeleton {
             .map_or(&[], Vec::as_slice)
     }
 
+    /// The same as the core lists them.
+    #[must_use]
+    pub fn listed_rules(&self) -> Vec<ListedRule> {
+        let outbound = |rule: &Value| {
+            let tag = rule.get("outboundTag").and_then(Value::as_str);
+            tag.unwrap_or_default().to_owned()
+        };
+        let rules = self.rules().iter();
+        rules
+            .map(|rule| ListedRule {
+                outbound_tag: outbound(rule),
+                rule_tag: tag_of(rule).to_owned(),
+            })
+            .collect()
+    }
+
     /// Whether a script decides instead of the rules (Xray 26.10).
     #[must_use]
     pub fn routes_by_script(&self) -> bool {
-        self.routing("script")
-            .and_then(Value::as_str)
+        self.root
+            .get("routing")
+            .and_then(|routing| routing.get("script")?.as_str())
             .is_some_and(|script| !script.is_empty())
     }
 
@@ -123,7 +141,7 @@ impl Skeleton {
             return Ok(None);
         }
         let tag = rule.tag();
-        if !tag.is_empty() && self.rules().iter().any(|other| self::tag(other) == tag) {
+        if !tag.is_empty() && self.rules().iter().any(|other| tag_of(other) == tag) {
             return Err(RuleError::Duplicate(tag.to_owned()));
         }
         let mut rules = self.rules().to_vec();
@@ -134,7 +152,7 @@ impl Skeleton {
     /// The same with this rule alone, and the node's own; no balancer either.
     #[must_use]
     pub fn with_only_rule(&self, rule: &Rule) -> Self {
-        let own = self.rules().iter().filter(|rule| tag(rule) == GUARD_TAG);
+        let own = self.rules().iter().filter(|rule| tag_of(rule) == GUARD_TAG);
         let mut skeleton = self.with_rules(own.chain([&rule.0]).cloned().collect());
         if let Some(Value::Object(routing)) = skeleton.root.get_mut("routing") {
             routing.shift_remove("balancers");
@@ -146,12 +164,7 @@ impl Skeleton {
     #[must_use]
     pub fn without_rule(&self, tag: &str) -> Self {
         let rules = self.rules().iter();
-        self.with_rules(
-            rules
-                .filter(|rule| self::tag(rule) != tag)
-                .cloned()
-                .collect(),
-        )
+        self.with_rules(rules.filter(|rule| tag_of(rule) != tag).cloned().collect())
     }
 
     /// The steps from these rules to those of `wanted`, when nothing else differs and steps that a
@@ -167,27 +180,23 @@ impl Skeleton {
         for rule in self.rules() {
             match rest.split_first() {
                 Some((next, behind)) if next == rule => {
-                    kept.insert(tag(rule));
+                    kept.insert(tag_of(rule));
                     rest = behind;
                 }
-                _ if tag(rule).is_empty() => return None,
-                _ => steps.remove.push(tag(rule).to_owned()),
+                _ if tag_of(rule).is_empty() => return None,
+                _ => steps.remove.push(tag_of(rule).to_owned()),
             }
         }
         steps.append = rest.to_vec();
         // Xray refuses a second rule of a tag, and removes every rule of one.
         let taken = |rule: &Value| {
-            let tag = tag(rule);
+            let tag = tag_of(rule);
             !tag.is_empty() && (kept.contains(tag) || steps.remove.iter().any(|gone| gone == tag))
         };
         let clashes = steps.append.iter().any(taken)
             || steps.remove.iter().any(|tag| kept.contains(tag.as_str()))
             || steps.remove.iter().any(|tag| tag == GUARD_TAG);
         (!clashes).then_some(steps)
-    }
-
-    fn routing(&self, key: &str) -> Option<&Value> {
-        self.root.get("routing")?.get(key)
     }
 
     fn with_rules(&self, rules: Vec<Value>) -> Self {

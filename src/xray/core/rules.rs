@@ -63,14 +63,22 @@ impl Launcher {
             }
             child.wait_with_output().await
         };
+        let run = async {
+            tokio::select! {
+                biased;
+                () = core.process.gone() => Ok(None),
+                output = run => output.map(Some),
+            }
+        };
         match tokio::time::timeout(DEADLINE, run).await {
+            Ok(Ok(None)) => Err(Error::NoAnswer("the core has ended".to_owned())),
             Err(_) => Err(Error::NoAnswer(format!(
                 "nothing within {} s",
                 DEADLINE.as_secs()
             ))),
             Ok(Err(error)) => Err(Error::Refused(format!("xray does not run: {error}"))),
-            Ok(Ok(output)) if output.status.success() => Ok(()),
-            Ok(Ok(output)) => Err(failure(&output)),
+            Ok(Ok(Some(output))) if output.status.success() => Ok(()),
+            Ok(Ok(Some(output))) => Err(failure(&output)),
         }
     }
 
@@ -86,6 +94,9 @@ impl Launcher {
     }
 }
 
+/// The codes of calls that were not answered.
+const NO_ANSWER: [&str; 3] = ["Unavailable", "DeadlineExceeded", "Canceled"];
+
 /// The last line that the command printed, without what gRPC wraps around the core's words.
 fn failure(output: &Output) -> Error {
     let text = String::from_utf8_lossy(&output.stderr);
@@ -96,11 +107,13 @@ fn failure(output: &Output) -> Error {
         return Error::Refused(line);
     };
     match answer.split_once("desc = ") {
-        Some((code, words)) if code.contains("Unknown") => Error::Refused(words.to_owned()),
         Some((code, words)) if code.contains("Unimplemented") => {
             Error::Unsupported(words.to_owned())
         }
-        _ => Error::NoAnswer(answer.to_owned()),
+        Some((code, words)) if !NO_ANSWER.iter().any(|silent| code.contains(silent)) => {
+            Error::Refused(words.to_owned())
+        }
+        _ => Error::NoAnswer(line),
     }
 }
 
@@ -133,6 +146,10 @@ mod tests {
             matches!(&built, Error::Refused(text) if text.contains("neither")),
             "{built:?}"
         );
+        let too_large = said(
+            "failed to perform AddRule: rpc error: code = ResourceExhausted desc = grpc: received message larger than max (5 vs. 4)",
+        );
+        assert!(matches!(too_large, Error::Refused(_)), "it did answer");
         for silent in [
             "failed to perform AddRule: rpc error: code = DeadlineExceeded desc = context deadline exceeded",
             "failed to dial unix:/x",
