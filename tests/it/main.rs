@@ -16,6 +16,8 @@ mod door;
 mod every_client;
 mod go_client;
 mod hostile;
+mod lingering;
+mod living_on;
 mod process;
 mod python_client;
 mod refusals;

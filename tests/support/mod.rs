@@ -21,12 +21,14 @@ pub mod ports;
 pub mod rest;
 pub mod script;
 pub mod socks;
+pub mod streams;
 pub mod users;
 pub mod xray;
 
 pub use self::node::NodeProcess;
 pub use self::origin::Origin;
 pub use self::panel::Panel;
+pub use self::streams::{Echo, Streams};
 pub use self::xray::XrayClient;
 
 use std::time::{Duration, Instant};

@@ -184,6 +184,19 @@ impl NodeProcess {
         }
     }
 
+    /// The API of the core that the node's record names.
+    pub fn core_api(&self) -> raynode::xray::client::Client {
+        let record = std::fs::read(self.folder.path().join("run/core.json")).unwrap();
+        let record: serde_json::Value = serde_json::from_slice(&record).unwrap();
+        raynode::xray::client::Client::new(record["socket"].as_str().unwrap().into())
+    }
+
+    /// Who the core serves on an inbound, by its own word.
+    pub async fn served_on(&self, tag: &str) -> std::collections::BTreeSet<String> {
+        let users = self.core_api().users(tag).await.unwrap();
+        users.into_iter().map(|user| user.email).collect()
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid()), signal).unwrap();
     }

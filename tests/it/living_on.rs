@@ -1,0 +1,558 @@
+//! The core outlives its daemon: crashes, replacements and restarts cut nobody.
+
+use std::collections::BTreeSet;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
+use tonic::Code;
+
+use crate::NODE;
+use crate::support::streams::Table;
+use crate::support::users::{id, numbered, user};
+use crate::support::xray::{vless_config, vless_inbound, vless_outbound};
+use crate::support::{Echo, NodeProcess, Panel, Streams, XrayClient, eventually, ports};
+
+/// The long form repeats more often.
+fn times(short: usize, long: usize) -> usize {
+    if std::env::var_os("RAYNODE_SOAK").is_some() {
+        long
+    } else {
+        short
+    }
+}
+
+/// A node with many connections of one user through its core.
+struct Held {
+    node: NodeProcess,
+    panel: Panel,
+    config: serde_json::Value,
+    client: XrayClient,
+    streams: Streams,
+    echo: Echo,
+    core: i32,
+}
+
+impl Held {
+    async fn new(settings: &[(&str, &str)], users: usize, streams: usize) -> Self {
+        let node = NodeProcess::start_with(NODE, settings);
+        let panel = Panel::of(&node);
+        let echo = Echo::start().await;
+        let port = ports::free();
+        let config = vless_config(port);
+        panel
+            .start(&config, &numbered(0..users, &["vless"]))
+            .await
+            .unwrap();
+        let client = XrayClient::start(&vless_outbound(port, id("0")));
+        let streams = Streams::hold(&client, &echo, streams).await;
+        let core = node.core();
+        Self {
+            node,
+            panel,
+            config,
+            client,
+            streams,
+            echo,
+            core,
+        }
+    }
+
+    async fn nobody_was_cut(self) -> Table {
+        assert_eq!(self.node.core(), self.core, "it is the same core");
+        let late = Streams::hold(&self.client, &self.echo, 5).await;
+        assert_eq!(
+            late.end().await.broken,
+            0,
+            "and new connections come through"
+        );
+        let table = self.streams.end().await;
+        assert_eq!(table.broken, 0, "{table:?}");
+        table
+    }
+}
+
+async fn control_answers(panel: &Panel) -> Duration {
+    let began = Instant::now();
+    eventually("control answers", || async {
+        let mut client = panel.client.clone();
+        let stats = client.get_backend_stats(raynode::proto::service::Empty {});
+        stats.await.ok()
+    })
+    .await;
+    began.elapsed()
+}
+
+fn emails(users: std::ops::Range<usize>) -> BTreeSet<String> {
+    users.map(|number| number.to_string()).collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_killed_daemon_cuts_nobody() {
+    let users = 200;
+    let mut held = Held::new(&[], users, 1000).await;
+    let rounds = times(5, 50);
+    let mut slowest = Duration::ZERO;
+    for round in 0..rounds {
+        let panel = held.panel.clone();
+        let (config, all) = (held.config.clone(), numbered(0..users, &["vless"]));
+        // Nothing, a list of users, or a Start is under way; each wants the same users in the end.
+        let under_way = tokio::spawn(async move {
+            let other = numbered(users - 50..users + 50, &["vless"]);
+            match round % 3 {
+                0 => {}
+                1 => {
+                    let others: Vec<_> = std::iter::once(user("0", &["vless"]))
+                        .chain(other)
+                        .collect();
+                    panel.sync_all(&others).await.ok();
+                    panel.sync_all(&all).await.ok();
+                }
+                _ => {
+                    panel.start(&config, &all).await.ok();
+                }
+            }
+        });
+        tokio::time::sleep(Duration::from_millis(rand_ms(5))).await;
+        held.node.kill();
+        under_way.await.unwrap();
+        tokio::time::sleep(Duration::from_millis(rand_ms(300))).await;
+        assert_eq!(
+            held.streams.broken(),
+            0,
+            "in round {round} before the next daemon"
+        );
+        let began = Instant::now();
+        held.node.launch();
+        held.panel = Panel::of(&held.node);
+        control_answers(&held.panel).await;
+        slowest = slowest.max(began.elapsed());
+        assert_eq!(held.node.core(), held.core, "in round {round}");
+        held.panel
+            .sync_all(&numbered(0..users, &["vless"]))
+            .await
+            .unwrap();
+        assert_eq!(held.node.served_on("vless").await, emails(0..users));
+    }
+    assert!(
+        slowest < Duration::from_secs(5),
+        "control came back after {slowest:?}"
+    );
+    let table = held.nobody_was_cut().await;
+    println!("{rounds} kills, control back within {slowest:?}: {table:?}");
+}
+
+fn rand_ms(most: u64) -> u64 {
+    u64::from(uuid::Uuid::new_v4().as_bytes()[0]) * most / 255
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_killed_daemon_had_promised_is_kept_by_the_next_one() {
+    let mut held = Held::new(&[], 10, 3).await;
+    let session = held
+        .panel
+        .start(&held.config, &numbered(0..10, &["vless"]))
+        .await
+        .unwrap()
+        .session_id;
+    held.panel
+        .sync_each(vec![user("10", &["vless"]), user("3", &[])])
+        .await
+        .unwrap();
+    held.node.kill();
+    held.node.launch();
+    // The session and the users are those of before, by whatever way one asks.
+    let panel = Panel::with(
+        &held.node,
+        &[("authorization", format!("Bearer {session}"))],
+    );
+    assert!(panel.info().await.started);
+    let mut wanted = emails(0..11);
+    wanted.remove("3");
+    assert_eq!(held.node.served_on("vless").await, wanted);
+    // A panel that sends the same again finds nothing to do.
+    let users: Vec<_> = wanted.iter().map(|email| user(email, &["vless"])).collect();
+    held.panel = Panel::of(&held.node);
+    held.panel.start(&held.config, &users).await.unwrap();
+    assert!(
+        held.node
+            .log()
+            .contains("the node runs exactly this already"),
+        "{}",
+        held.node.log()
+    );
+    held.nobody_was_cut().await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_makes_way_for_the_binary_on_disk() {
+    // A copy, so that it can be replaced.
+    let folder = tempfile::tempdir().unwrap();
+    let binary = folder.path().join("raynode");
+    std::fs::copy(NODE, &binary).unwrap();
+    let node = NodeProcess::start(&binary);
+    let panel = Panel::of(&node);
+    let (echo, port) = (Echo::start().await, ports::free());
+    let (config, users) = (vless_config(port), numbered(0..20, &["vless"]));
+    let session = panel.start(&config, &users).await.unwrap().session_id;
+    let client = XrayClient::start(&vless_outbound(port, id("0")));
+    let streams = Streams::hold(&client, &echo, 200).await;
+    let (core, daemon) = (node.core(), node.pid());
+
+    for round in 1..=times(3, 20) {
+        // Another file in its place, as a package manager puts it there.
+        let fresh = folder.path().join("fresh");
+        std::fs::copy(NODE, &fresh).unwrap();
+        std::fs::rename(&fresh, &binary).unwrap();
+        node.signal(Signal::SIGUSR2);
+        // The port never closes: whoever connects meanwhile waits for the next program.
+        let began = Instant::now();
+        while began.elapsed() < Duration::from_millis(1500) {
+            std::net::TcpStream::connect(("127.0.0.1", node.port)).unwrap();
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+        let bearer = Panel::with(&node, &[("authorization", format!("Bearer {session}"))]);
+        control_answers(&bearer).await;
+        assert_eq!(node.pid(), daemon);
+        let log = node.log();
+        assert_eq!(
+            log.matches("took over the core that was running").count(),
+            round,
+            "{log}"
+        );
+        assert_eq!(node.core(), core);
+    }
+    assert_eq!(streams.end().await.broken, 0);
+
+    // What does not run takes nothing over.
+    std::fs::write(folder.path().join("broken"), "#!/bin/false\n").unwrap();
+    std::fs::set_permissions(
+        folder.path().join("broken"),
+        std::os::unix::fs::PermissionsExt::from_mode(0o755),
+    )
+    .unwrap();
+    std::fs::rename(folder.path().join("broken"), &binary).unwrap();
+    node.signal(Signal::SIGUSR2);
+    eventually("it is said", || async {
+        node.log().contains("can't take over").then_some(())
+    })
+    .await;
+    assert!(Panel::of(&node).info().await.started);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn it_serves_again_with_the_panel_gone() {
+    let mut node = NodeProcess::start(NODE);
+    let panel = Panel::of(&node);
+    let (echo, port) = (Echo::start().await, ports::free());
+    let (config, users) = (vless_config(port), numbered(0..50, &["vless"]));
+    panel.start(&config, &users).await.unwrap();
+    panel
+        .sync_each(vec![user("50", &["vless"]), user("7", &[])])
+        .await
+        .unwrap();
+    assert!(node.stop().success());
+    assert_eq!(
+        node.cores(),
+        Vec::<i32>::new(),
+        "a stop takes the core with it"
+    );
+
+    // The machine was started anew.
+    std::fs::remove_dir_all(node.folder().join("run")).unwrap();
+    let began = Instant::now();
+    node.launch();
+    let client = XrayClient::start(&vless_outbound(port, id("50")));
+    eventually("users are served", || async {
+        let mut stream = client.connect(echo.address).await.ok()?;
+        use tokio::io::{AsyncReadExt, AsyncWriteExt};
+        stream.write_u8(1).await.ok()?;
+        tokio::time::timeout(Duration::from_secs(1), stream.read_u8())
+            .await
+            .ok()?
+            .ok()
+    })
+    .await;
+    assert!(
+        began.elapsed() < Duration::from_secs(5),
+        "{:?}",
+        began.elapsed()
+    );
+    let mut wanted = emails(0..51);
+    wanted.remove("7");
+    assert_eq!(node.served_on("vless").await, wanted);
+
+    // The panel is told that it has to start the node, and finds that nothing is to be done.
+    let panel = Panel::of(&node);
+    assert!(!panel.info().await.started);
+    let error = panel.sync_all(&users).await.unwrap_err();
+    assert_eq!(
+        (error.code(), error.message()),
+        (Code::Unavailable, "backend not initialized")
+    );
+    let core = node.core();
+    let users: Vec<_> = wanted.iter().map(|email| user(email, &["vless"])).collect();
+    panel.start(&config, &users).await.unwrap();
+    assert_eq!(node.core(), core);
+    assert!(
+        node.log().contains("the node runs exactly this already"),
+        "{}",
+        node.log()
+    );
+
+    // Not where the operator does not want it, and not what a panel has stopped.
+    assert!(node.stop().success());
+    node.set("RESTORE_ON_BOOT", "false");
+    node.launch();
+    assert!(Panel::of(&node).info().await.core_version.starts_with("2"));
+    assert_eq!(node.cores(), Vec::<i32>::new());
+    node.set("RESTORE_ON_BOOT", "true");
+    assert!(node.stop().success());
+    node.launch();
+    let panel = Panel::of(&node);
+    control_answers(&panel).await;
+    panel.stop().await.unwrap();
+    assert!(node.stop().success());
+    node.launch();
+    assert!(!Panel::of(&node).info().await.started);
+    assert_eq!(node.cores(), Vec::<i32>::new());
+}
+
+/// What was found, with the daemon down; whether streams must live through it.
+type Damage = fn(&Path, i32);
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_is_found_there_is_one_core_with_the_right_users() {
+    fn record(folder: &Path, change: impl FnOnce(&mut serde_json::Value)) {
+        let path = folder.join("run/core.json");
+        let mut record = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+        change(&mut record);
+        std::fs::write(&path, record.to_string()).unwrap();
+    }
+    fn last_good(folder: &Path) -> std::path::PathBuf {
+        folder.join("state/last-good")
+    }
+    let damages: [(&str, Damage, bool); 9] = [
+        ("nothing", |_, _| {}, true),
+        (
+            "a torn record",
+            |folder, _| {
+                let path = folder.join("run/core.json");
+                let text = std::fs::read(&path).unwrap();
+                std::fs::write(&path, &text[..text.len() / 2]).unwrap();
+            },
+            false,
+        ),
+        (
+            "no record",
+            |folder, _| std::fs::remove_file(folder.join("run/core.json")).unwrap(),
+            false,
+        ),
+        (
+            "a pid that was given again",
+            |folder, _| {
+                record(folder, |record| {
+                    let started = record["process"]["started"].as_u64().unwrap();
+                    record["process"] = json!({ "pid": std::process::id(), "started": started });
+                });
+            },
+            false,
+        ),
+        (
+            "a core that died meanwhile and left its socket",
+            |_, core| {
+                kill(Pid::from_raw(core), Signal::SIGKILL).unwrap();
+            },
+            false,
+        ),
+        (
+            "a core that hangs",
+            |_, core| kill(Pid::from_raw(core), Signal::SIGSTOP).unwrap(),
+            false,
+        ),
+        (
+            "a socket that is somebody else's",
+            |folder, _| {
+                let path = folder.join("run/other.sock");
+                let listener = std::os::unix::net::UnixListener::bind(&path).unwrap();
+                // It goes on listening, and never answers.
+                std::mem::forget(listener);
+                record(folder, |record| record["socket"] = json!(path));
+            },
+            false,
+        ),
+        (
+            "a torn journal",
+            |folder, _| {
+                use std::io::Write;
+                let path = folder.join("state/last-good.journal");
+                let mut file = std::fs::File::options().append(true).open(path).unwrap();
+                file.write_all(b"{\"put\":[\"vless\",\"half").unwrap();
+            },
+            true,
+        ),
+        (
+            "a session that can't be read",
+            |folder, _| {
+                std::fs::write(folder.join("run/session.json"), "{").unwrap();
+            },
+            true,
+        ),
+    ];
+    for (name, damage, lives) in damages {
+        let mut held = Held::new(&[], 20, 5).await;
+        held.panel
+            .sync_each(vec![user("20", &["vless"]), user("7", &[])])
+            .await
+            .unwrap();
+        held.node.kill();
+        damage(held.node.folder(), held.core);
+        held.node.launch();
+        let panel = Panel::of(&held.node);
+        let mut wanted = emails(0..21);
+        wanted.remove("7");
+        let users: Vec<_> = wanted.iter().map(|email| user(email, &["vless"])).collect();
+        if name.starts_with("a session") {
+            assert!(!panel.info().await.started);
+            panel.start(&held.config, &users).await.unwrap();
+        } else {
+            control_answers(&panel).await;
+        }
+        assert_eq!(held.node.served_on("vless").await, wanted, "{name}");
+        let core = held.node.core();
+        assert_eq!(core == held.core, lives, "{name}");
+        let late = Streams::hold(&held.client, &held.echo, 3).await;
+        assert_eq!(late.end().await.broken, 0, "{name}");
+        let broken = held.streams.end().await.broken;
+        assert_eq!(broken == 0, lives, "{name}: {broken}");
+        // And it stays so.
+        panel.start(&held.config, &users).await.unwrap();
+        assert_eq!(held.node.core(), core, "{name}");
+    }
+    // A configuration that can't be read: nobody knows what to serve until the panel says it.
+    let mut held = Held::new(&[], 5, 2).await;
+    held.node.kill();
+    std::fs::write(last_good(held.node.folder()), "torn").unwrap();
+    held.node.launch();
+    assert!(!Panel::of(&held.node).info().await.started);
+    assert_eq!(held.node.cores(), Vec::<i32>::new());
+    assert!(held.node.folder().join("state/last-good.damaged").exists());
+    Panel::of(&held.node)
+        .start(&held.config, &numbered(0..5, &["vless"]))
+        .await
+        .unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_disk_that_refuses_stops_nothing() {
+    for full in [true, false] {
+        let mut node = NodeProcess::prepare(NODE, &[]);
+        let state = node.folder().join("state");
+        std::fs::create_dir(&state).unwrap();
+        std::fs::set_permissions(&state, std::os::unix::fs::PermissionsExt::from_mode(0o700))
+            .unwrap();
+        if full {
+            std::os::unix::fs::symlink("/dev/full", state.join("last-good.journal")).unwrap();
+        } else {
+            // As little to be written as on a folder that is read-only, also for root.
+            std::fs::create_dir_all(state.join("last-good.new/in the way")).unwrap();
+        }
+        node.launch();
+        let panel = Panel::of(&node);
+        let config = vless_config(ports::free());
+        panel
+            .start(&config, &numbered(0..5, &["vless"]))
+            .await
+            .unwrap();
+        panel
+            .sync_each(vec![user("5", &["vless"]), user("2", &[])])
+            .await
+            .unwrap();
+        assert!(
+            node.log()
+                .contains("the disk does not take what the node serves"),
+            "{}",
+            node.log()
+        );
+        let mut wanted = emails(0..6);
+        wanted.remove("2");
+        assert_eq!(node.served_on("vless").await, wanted);
+        // The next daemon knows that the disk is older than the core, and leaves its users alone.
+        let core = node.core();
+        node.kill();
+        node.launch();
+        let panel = Panel::of(&node);
+        if full {
+            control_answers(&panel).await;
+            assert_eq!(node.core(), core);
+            assert_eq!(node.served_on("vless").await, wanted);
+        } else {
+            // Nothing could be written at all: the panel has to say it again.
+            assert!(!panel.info().await.started);
+        }
+        let users: Vec<_> = wanted.iter().map(|email| user(email, &["vless"])).collect();
+        panel.start(&config, &users).await.unwrap();
+        assert_eq!(node.served_on("vless").await, wanted);
+        node.core();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_configuration_that_fails_gives_way_to_the_one_before() {
+    let node = NodeProcess::start(NODE);
+    let panel = Panel::of(&node);
+    let config = vless_config(ports::free());
+    let users = numbered(0..5, &["vless"]);
+    panel.start(&config, &users).await.unwrap();
+    let mut other = config.clone();
+    other["inbounds"]
+        .as_array_mut()
+        .unwrap()
+        .push(vless_inbound("more", ports::free()));
+    panel.start(&other, &users).await.unwrap();
+    panel.sync_each(vec![user("5", &["vless"])]).await.unwrap();
+    // It comes up, and dies.
+    let mut last = 0;
+    for _ in 0..5 {
+        last = eventually("a core", || async {
+            match node.cores().as_slice() {
+                [core] if *core != last && panel.info().await.started => Some(*core),
+                _ => None,
+            }
+        })
+        .await;
+        kill(Pid::from_raw(last), Signal::SIGKILL).unwrap();
+        // Control answers throughout, and says that waiting is right.
+        let stats = panel
+            .client
+            .clone()
+            .get_backend_stats(raynode::proto::service::Empty {})
+            .await;
+        if let Err(status) = stats {
+            let text = status.message();
+            assert!(
+                text.contains("core is not started yet")
+                    || text.contains("failed to get sys stats"),
+                "{status}"
+            );
+        }
+    }
+    eventually("the configuration before", || async {
+        node.log()
+            .contains("going back to the one before")
+            .then_some(())
+    })
+    .await;
+    control_answers(&panel).await;
+    assert_eq!(
+        node.served_on("vless").await,
+        emails(0..6),
+        "with the users of now"
+    );
+    assert!(
+        node.core_api().users("more").await.is_err(),
+        "without the new inbound"
+    );
+}
