@@ -1,5 +1,7 @@
 //! What a new daemon finds: a core that outlived the last one, or a configuration to serve again.
 
+use std::time::Duration;
+
 use super::Error;
 use super::applied::Applied;
 use super::apply::change_users;
@@ -10,9 +12,12 @@ use super::roster::Roster;
 use super::user::Email;
 use crate::xray::client::Client;
 use crate::xray::config::PLACEHOLDER;
-use crate::xray::core::{Core, Launcher};
+use crate::xray::core::{Core, Launcher, NotAdopted};
 use crate::xray::leftover;
 use crate::xray::record::Record;
+
+/// How long a core that is not taken over may take to tell its counters.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// Takes over what serves. What can't be taken over is ended, so that no core is alive then that
 /// nobody knows of; a configuration without a core is started again with `start_again`.
@@ -20,19 +25,23 @@ pub(super) async fn restore(
     launcher: &Launcher,
     last_good: &mut LastGood,
     start_again: bool,
-) -> (Phase, Option<std::time::Duration>) {
+) -> (Phase, Option<Duration>) {
     let record = Record::read(&launcher.runtime_dir);
     let mut restored = last_good.load();
     let keep_alive = restored.as_ref().and_then(|restored| restored.keep_alive);
     if let Some(record) = &record {
-        if let Some(core) = adopt(launcher, record, restored.as_ref()).await
-            && let Some(restored) = restored.take()
-        {
-            leftover::end(&launcher.runtime_dir, Some(core.pid())).await;
-            let applied = take_over(&core, last_good, restored, keep_alive).await;
-            return (Phase::Serving { core, applied }, keep_alive);
+        match adopt(launcher, record, restored.as_ref()).await {
+            Ok(core) => {
+                if let Some(restored) = restored.take() {
+                    leftover::end(&launcher.runtime_dir, Some(core.pid())).await;
+                    let applied = take_over(&core, last_good, restored, keep_alive).await;
+                    return (Phase::Serving { core, applied }, keep_alive);
+                }
+            }
+            // Whoever does not answer will not stop when asked either.
+            Err(Some(NotAdopted::Silent(_))) => leftover::kill(&launcher.runtime_dir),
+            Err(_) => farewell(record).await,
         }
-        farewell(record).await;
     }
     leftover::end(&launcher.runtime_dir, None).await;
     let phase = match restored {
@@ -48,22 +57,24 @@ pub(super) async fn restore(
     (phase, keep_alive)
 }
 
-async fn adopt(launcher: &Launcher, record: &Record, restored: Option<&Restored>) -> Option<Core> {
+async fn adopt(
+    launcher: &Launcher,
+    record: &Record,
+    restored: Option<&Restored>,
+) -> Result<Core, Option<NotAdopted>> {
     let pid = record.process.pid;
     let Some(restored) = restored.filter(|restored| restored.core == record.id) else {
         tracing::warn!(
             pid,
             "nobody knows the configuration of the core that the last daemon had"
         );
-        return None;
+        return Err(None);
     };
-    match launcher.adopt(record, &restored.applied.skeleton).await {
-        Ok(core) => Some(core),
-        Err(error) => {
-            tracing::warn!(pid, %error, "the core that the last daemon had is not taken over");
-            None
-        }
-    }
+    let adopted = launcher.adopt(record, &restored.applied.skeleton).await;
+    adopted.map_err(|error| {
+        tracing::warn!(pid, %error, "the core that the last daemon had is not taken over");
+        Some(error)
+    })
 }
 
 /// Makes the core's users those that were wanted: what the last daemon had written down and not yet
@@ -72,7 +83,7 @@ async fn take_over(
     core: &Core,
     last_good: &mut LastGood,
     restored: Restored,
-    keep_alive: Option<std::time::Duration>,
+    keep_alive: Option<Duration>,
 ) -> Applied {
     let Restored {
         mut applied,
@@ -132,8 +143,9 @@ async fn users_of(client: &Client, applied: &Applied) -> Result<Roster, Error> {
 /// Says what goes with a core that is not taken over: its counters are in no other place.
 async fn farewell(record: &Record) {
     let client = Client::new(record.socket.clone());
-    match client.counters("user>>>", false).await {
-        Ok(counters) => {
+    let counters = client.counters("user>>>", false);
+    match tokio::time::timeout(FAREWELL, counters).await {
+        Ok(Ok(counters)) => {
             let bytes: i64 = counters.iter().map(|counter| counter.value).sum();
             tracing::warn!(
                 pid = record.process.pid,
@@ -141,8 +153,9 @@ async fn farewell(record: &Record) {
                 "the core is ended; so much traffic of its users was not collected"
             );
         }
-        Err(error) => {
+        Ok(Err(error)) => {
             tracing::debug!(%error, "the counters of the core can't be read any more");
         }
+        Err(_) => tracing::debug!("the core does not tell its counters any more"),
     }
 }

@@ -197,7 +197,9 @@ impl LastGood {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
             Err(error) => return Err(error),
         };
-        let mut reader = BufReader::new(file);
+        // No more than is there now: a device has no end.
+        let length = file.metadata()?.len();
+        let mut reader = BufReader::new(file.take(length));
         let mut line = Vec::new();
         let mut first = true;
         loop {
