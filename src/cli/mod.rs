@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand, and the only place that prints.
 
+mod init;
 mod replace;
 mod run;
 mod signals;
@@ -29,6 +30,8 @@ struct Arguments {
 enum Command {
     /// Serve panels until SIGTERM or SIGINT.
     Run(run::Arguments),
+    /// Be process 1 of a container: start the daemon, start it again when it dies, and reap.
+    Init(init::Arguments),
 }
 
 /// Runs what the command line asks for.
@@ -36,5 +39,6 @@ enum Command {
 pub fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
+        Command::Init(arguments) => init::run(&arguments),
     }
 }

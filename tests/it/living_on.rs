@@ -556,3 +556,213 @@ async fn a_new_configuration_that_fails_gives_way_to_the_one_before() {
         "without the new inbound"
     );
 }
+
+fn children(parent: i32) -> Vec<i32> {
+    let stat = |pid: i32| std::fs::read_to_string(format!("/proc/{pid}/stat")).ok();
+    std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok())
+        .filter(|pid| {
+            let stat = stat(*pid).unwrap_or_default();
+            let behind = stat.rsplit_once(") ").map_or("", |(_, behind)| behind);
+            behind.split(' ').nth(1) == Some(&parent.to_string())
+        })
+        .collect()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn process_1_starts_the_daemon_again_and_the_core_stays() {
+    let mut node = NodeProcess::prepare(NODE, &[]);
+    node.as_process_1();
+    node.launch();
+    let panel = Panel::of(&node);
+    let (echo, port) = (Echo::start().await, ports::free());
+    panel
+        .start(&vless_config(port), &numbered(0..5, &["vless"]))
+        .await
+        .unwrap();
+    let client = XrayClient::start(&vless_outbound(port, id("0")));
+    let streams = Streams::hold(&client, &echo, 50).await;
+    let core = node.core();
+    for round in 0..3 {
+        let daemons: Vec<i32> = children(node.pid())
+            .into_iter()
+            .filter(|pid| *pid != core)
+            .collect();
+        let [daemon] = daemons.as_slice() else {
+            panic!("not one daemon but {daemons:?}");
+        };
+        kill(Pid::from_raw(*daemon), Signal::SIGKILL).unwrap();
+        eventually("another daemon", || async {
+            let now = children(node.pid());
+            (!now.contains(daemon) && now.len() == 2).then_some(())
+        })
+        .await;
+        control_answers(&Panel::of(&node)).await;
+        assert_eq!(node.core(), core, "in round {round}");
+    }
+    // The core is ours by now; its end is seen, and it is buried.
+    assert_eq!(streams.end().await.broken, 0);
+    kill(Pid::from_raw(core), Signal::SIGKILL).unwrap();
+    eventually("another core", || async {
+        let cores = node.cores();
+        (cores.len() == 1 && cores[0] != core).then_some(())
+    })
+    .await;
+    assert!(!Path::new(&format!("/proc/{core}")).exists(), "no zombie");
+    control_answers(&Panel::of(&node)).await;
+    assert!(node.stop().success());
+    assert_eq!(node.cores(), Vec::<i32>::new());
+
+    // What only the operator can mend is not tried again and again.
+    node.set("SERVICE_PORT", "no port");
+    let output = std::process::Command::new(NODE)
+        .arg("init")
+        .env_clear()
+        .env("SERVICE_PORT", "no port")
+        .current_dir(node.folder())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(2));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_second_signal_hurries() {
+    let mut node = NodeProcess::start(NODE);
+    let panel = Panel::of(&node);
+    panel
+        .start(&vless_config(ports::free()), &numbered(0..5, &["vless"]))
+        .await
+        .unwrap();
+    // A reply that the node would wait for, and a core that does not stop when asked.
+    kill(Pid::from_raw(node.core()), Signal::SIGSTOP).unwrap();
+    let waiting = panel.clone();
+    let reply = tokio::spawn(async move {
+        let mut client = waiting.client.clone();
+        client
+            .get_backend_stats(raynode::proto::service::Empty {})
+            .await
+    });
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    node.signal(Signal::SIGTERM);
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let asked = Instant::now();
+    node.signal(Signal::SIGTERM);
+    assert!(!node.stop_asked().success(), "it says that it did not wait");
+    assert!(
+        asked.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        asked.elapsed()
+    );
+    eventually("no core is left", || async {
+        node.cores().is_empty().then_some(())
+    })
+    .await;
+    reply.abort();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_hangup_takes_over_what_can_change() {
+    let mut node = NodeProcess::prepare(NODE, &[]);
+    // What stands in the environment can't change, what stands in the file can.
+    node.unset("STOP_GRACE");
+    node.unset("LOG_LEVEL");
+    let file = node.folder().join(".env");
+    std::fs::write(&file, "STOP_GRACE=0\nLOG_LEVEL=info\n").unwrap();
+    node.launch();
+    let panel = Panel::of(&node);
+    let config = vless_config(ports::free());
+    panel.start(&config, &[]).await.unwrap();
+    panel.stop().await.unwrap();
+    assert_eq!(node.cores(), Vec::<i32>::new());
+    std::fs::write(&file, "STOP_GRACE=1h\nLOG_LEVEL=debug\n").unwrap();
+    node.signal(Signal::SIGHUP);
+    eventually("it is taken over", || async {
+        node.log().contains("took over LOG_LEVEL").then_some(())
+    })
+    .await;
+    panel.start(&config, &[]).await.unwrap();
+    panel.stop().await.unwrap();
+    node.core();
+    // A mistake changes nothing, and is told.
+    std::fs::write(&file, "STOP_GRACE=soon\n").unwrap();
+    node.signal(Signal::SIGHUP);
+    eventually("it is told", || async {
+        node.log().contains("STOP_GRACE is").then_some(())
+    })
+    .await;
+    panel.start(&config, &[]).await.unwrap();
+    panel.stop().await.unwrap();
+    node.core();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes two minutes; make soak runs it"]
+async fn a_core_that_dies_at_once_is_left_alone_in_the_end() {
+    let node = NodeProcess::start(NODE);
+    let panel = Panel::of(&node);
+    let config = vless_config(ports::free());
+    panel.start(&config, &[]).await.unwrap();
+    let mut seen = 0;
+    let mut starts = Vec::new();
+    while !node.log().contains("the core stays down") {
+        if let [core] = node.cores().as_slice()
+            && *core != seen
+        {
+            seen = *core;
+            starts.push(Instant::now());
+            kill(Pid::from_raw(seen), Signal::SIGKILL).ok();
+        }
+        let mut client = panel.client.clone();
+        let stats = client.get_backend_stats(raynode::proto::service::Empty {});
+        if let Err(status) = stats.await {
+            let text = status.message();
+            assert!(
+                text.contains("core is not started yet")
+                    || text.contains("failed to get sys stats"),
+                "{status}"
+            );
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let waits: Vec<Duration> = starts.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    println!("a core that died at once was started after {waits:?}");
+    assert_eq!(starts.len(), 10);
+    assert!(waits[8] > Duration::from_secs(8) && waits[8] < Duration::from_secs(35));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(node.cores(), Vec::<i32>::new());
+    let error = panel.sync_all(&[]).await.unwrap_err();
+    assert!(
+        error
+            .message()
+            .starts_with("core is not started yet: the core failed 10 times"),
+        "{error}"
+    );
+    // A panel that starts the node starts the core.
+    panel.start(&config, &[]).await.unwrap();
+    control_answers(&panel).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes two minutes; make soak runs it"]
+async fn a_core_that_hangs_is_replaced_and_one_that_pauses_is_not() {
+    let held = Held::new(&[], 5, 20).await;
+    kill(Pid::from_raw(held.core), Signal::SIGSTOP).unwrap();
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    kill(Pid::from_raw(held.core), Signal::SIGCONT).unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(held.streams.broken(), 0);
+    assert_eq!(held.node.core(), held.core);
+    kill(Pid::from_raw(held.core), Signal::SIGSTOP).unwrap();
+    let began = Instant::now();
+    while held.node.cores() == [held.core] {
+        assert!(
+            began.elapsed() < Duration::from_secs(90),
+            "it is never replaced"
+        );
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    control_answers(&held.panel).await;
+    println!("a hung core was replaced after {:?}", began.elapsed());
+    assert_eq!(held.node.served_on("vless").await, emails(0..5));
+}

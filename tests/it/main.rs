@@ -18,6 +18,8 @@ mod go_client;
 mod hostile;
 mod lingering;
 mod living_on;
+mod mutated;
+mod one_order;
 mod process;
 mod python_client;
 mod refusals;

@@ -17,6 +17,7 @@ pub struct NodeProcess {
     folder: TempDir,
     settings: BTreeMap<String, String>,
     binary: PathBuf,
+    subcommand: &'static str,
     pub port: u16,
     pub api_key: Uuid,
 }
@@ -87,14 +88,25 @@ impl NodeProcess {
             folder,
             settings: all,
             binary: binary.into(),
+            subcommand: "run",
             port,
             api_key,
         }
     }
 
+    /// The next launch is one in a container.
+    pub fn as_process_1(&mut self) {
+        self.subcommand = "init";
+    }
+
     /// Changes a setting for the next launch.
     pub fn set(&mut self, name: &str, value: &str) {
         self.settings.insert(name.to_owned(), value.to_owned());
+    }
+
+    /// Leaves a setting out at the next launch.
+    pub fn unset(&mut self, name: &str) {
+        self.settings.remove(name);
     }
 
     /// Starts the process and waits until it listens.
@@ -105,7 +117,7 @@ impl NodeProcess {
             .open(self.log_path())
             .unwrap();
         let child = Command::new(&self.binary)
-            .arg("run")
+            .arg(self.subcommand)
             .env_clear()
             .envs(&self.settings)
             .current_dir(self.folder.path())
