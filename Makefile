@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build xray xray-oldest xray-newest run demo test test-oldest-core test-newest-core bench check fmt-check clippy doc clean-local
+.PHONY: help build xray xray-oldest xray-newest run demo test test-oldest-core test-newest-core test-systemd soak bench check fmt-check clippy doc clean-local
 
 # More arguments for cargo test: make test ARGS="stats -- --nocapture"
 ARGS ?=
@@ -51,6 +51,16 @@ test-newest-core: ## Run the integration tests against the newest core
 	@xray=$$(scripts/xray-newest.sh) && python=$$(scripts/python.sh) && clients=$$(scripts/old-clients.sh) && go=$$(scripts/go-clients.sh) && \
 	  XRAY_EXECUTABLE_PATH=$$xray RAYNODE_TEST_PYTHON=$$python RAYNODE_TEST_OLD_CLIENTS=$$clients \
 	  RAYNODE_TEST_GO_CLIENTS=$$go exec cargo test --test it $(ARGS)
+
+test-systemd: ## Run the daemon under a real systemd in a throw-away tree (root, mmdebstrap, systemd-nspawn)
+	@scripts/need.sh cargo xray systemd
+	cargo build
+	@xray=$$(scripts/xray.sh) && tests/systemd/run.sh target/debug/raynode $$xray
+
+soak: ## The long form of the tests of living on: kills, reconnects, hangs, crash loops (about half an hour)
+	@scripts/need.sh cargo xray
+	@xray=$$(scripts/xray.sh) && XRAY_EXECUTABLE_PATH=$$xray RAYNODE_SOAK=1 \
+	  exec cargo test --test it -- --include-ignored --nocapture --test-threads 1 living_on lingering one_order mutated
 
 bench: ## Measure start time, memory and speed of the release build
 	@scripts/need.sh cargo xray

@@ -93,6 +93,12 @@ build_xray() {
   echo "$dir/xray"
 }
 
+need_systemd() {
+  ((EUID == 0)) || die "a throw-away machine with systemd needs root"
+  have mmdebstrap || die "mmdebstrap is missing, which makes the tree (apt-get install mmdebstrap)"
+  have systemd-nspawn || die "systemd-nspawn is missing, which boots it (apt-get install systemd-container)"
+}
+
 # Prints the first Python >= 3.12 that really runs and can make virtual environments with pip:
 # pyenv's shims exist also for versions that are not chosen, and Debian splits venv off.
 find_python() {

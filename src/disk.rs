@@ -70,15 +70,15 @@ fn write(path: &Path, content: &[u8], mode: u32) -> io::Result<()> {
 /// As for one that is there.
 pub(crate) fn write_private_by(
     path: &Path,
-    fill: impl FnOnce(&mut File) -> io::Result<()>,
+    write: impl FnOnce(&mut File) -> io::Result<()>,
 ) -> io::Result<()> {
-    write_by(path, 0o600, fill)
+    write_by(path, 0o600, write)
 }
 
 fn write_by(
     path: &Path,
     mode: u32,
-    fill: impl FnOnce(&mut File) -> io::Result<()>,
+    write: impl FnOnce(&mut File) -> io::Result<()>,
 ) -> io::Result<()> {
     let folder = path.parent().unwrap_or(Path::new("."));
     let mut fresh = path.as_os_str().to_owned();
@@ -93,7 +93,7 @@ fn write_by(
         .create_new(true)
         .mode(mode)
         .open(fresh)?;
-    fill(&mut file)?;
+    write(&mut file)?;
     file.sync_all()?;
     fs::rename(fresh, path)?;
     File::open(folder)?.sync_all()

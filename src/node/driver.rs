@@ -82,6 +82,10 @@ pub(super) struct Leave {
     pub(super) detach: CancellationToken,
 }
 
+#[expect(
+    clippy::large_enum_variant,
+    reason = "there is one of it, and it is nearly always the large one"
+)]
 pub(super) enum Phase {
     /// Nothing runs and nothing should.
     Idle,
@@ -485,9 +489,8 @@ impl Driver {
     fn begin_session(&mut self, keep_alive: Option<Duration>) -> Uuid {
         let id = Uuid::new_v4();
         self.session = Some(Arc::new(Session::new(id, keep_alive, Instant::now())));
-        if self.linger_until.take().is_some() {
-            self.last_good.set_stopped(false);
-        }
+        self.linger_until = None;
+        self.last_good.set_stopped(false);
         self.write_control();
         self.publish();
         id

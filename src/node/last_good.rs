@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use lz4_flex::frame::{FrameDecoder, FrameEncoder};
+use lz4_flex::frame::{FrameDecoder, FrameEncoder, FrameInfo};
 use serde::ser::SerializeMap;
 use serde::{Deserialize, Serialize, Serializer};
 use uuid::Uuid;
@@ -42,6 +42,7 @@ pub(super) struct LastGood {
     outdated: PathBuf,
     journal: Option<Journal>,
     failed: Option<Instant>,
+    stopped: bool,
 }
 
 #[derive(Debug)]
@@ -71,6 +72,7 @@ struct Writing<'a> {
     format: u32,
     id: Uuid,
     core: Uuid,
+    stopped: bool,
     keep_alive: Option<u64>,
     overrides: &'a BTreeMap<String, String>,
     skeleton: &'a Skeleton,
@@ -82,6 +84,7 @@ struct Reading {
     format: u32,
     id: Uuid,
     core: Uuid,
+    stopped: bool,
     keep_alive: Option<u64>,
     overrides: BTreeMap<String, String>,
     skeleton: Skeleton,
@@ -134,11 +137,18 @@ impl LastGood {
             outdated: runtime_dir.join("last-good.outdated"),
             journal: None,
             failed: None,
+            stopped: false,
         }
     }
 
     /// What is there. What can't be read is moved aside, loudly.
-    pub(super) fn load(&self) -> Option<Restored> {
+    pub(super) fn load(&mut self) -> Option<Restored> {
+        let restored = self.read();
+        self.stopped = restored.as_ref().is_some_and(|restored| restored.stopped);
+        restored
+    }
+
+    fn read(&self) -> Option<Restored> {
         let file = match File::open(&self.snapshot) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
@@ -181,7 +191,7 @@ impl LastGood {
                 overrides: reading.overrides,
                 doubtful: false,
             },
-            stopped: false,
+            stopped: reading.stopped,
             keep_alive: reading.keep_alive.map(Duration::from_secs),
             outdated: self.outdated.exists(),
         };
@@ -251,13 +261,16 @@ impl LastGood {
             format: FORMAT,
             id,
             core,
+            stopped: self.stopped,
             keep_alive: keep_alive.map(|span| span.as_secs()),
             overrides: &applied.overrides,
             skeleton: &applied.skeleton,
             users: RosterAsMap(&applied.roster),
         };
         disk::write_private_by(&self.snapshot, |file| {
-            let mut encoder = FrameEncoder::new(BufWriter::new(file));
+            // With a checksum: one flipped bit could be another user's secret.
+            let form = FrameInfo::new().content_checksum(true);
+            let mut encoder = FrameEncoder::with_frame_info(form, BufWriter::new(file));
             serde_json::to_writer(&mut encoder, &writing)?;
             encoder.finish().map_err(io::Error::other)?.flush()
         })?;
@@ -315,7 +328,10 @@ impl LastGood {
 
     /// Writes down that the panel stopped the node, or started it again.
     pub(super) fn set_stopped(&mut self, stopped: bool) {
-        self.append(std::iter::once(Entry::Stopped(stopped)));
+        if self.stopped != stopped {
+            self.stopped = stopped;
+            self.append(std::iter::once(Entry::Stopped(stopped)));
+        }
     }
 
     fn append(&mut self, entries: impl Iterator<Item = Entry>) {

@@ -179,13 +179,11 @@ impl Maintenance {
     ) -> Result<T, (StatusCode, String)> {
         let bad = |text: String| (StatusCode::BAD_REQUEST, text);
         let whole = Limited::new(body, MAX_BODY).collect();
-        let body = match tokio::time::timeout(self.body_timeout, whole).await {
-            Ok(body) => body.map_err(|error| bad(error.to_string()))?,
-            Err(_) => {
-                let text = "the body took too long".to_owned();
-                return Err((StatusCode::REQUEST_TIMEOUT, text));
-            }
+        let Ok(body) = tokio::time::timeout(self.body_timeout, whole).await else {
+            let text = "the body took too long".to_owned();
+            return Err((StatusCode::REQUEST_TIMEOUT, text));
         };
+        let body = body.map_err(|error| bad(error.to_string()))?;
         serde_json::from_slice(&body.to_bytes()).map_err(|error| bad(format!("bad JSON: {error}")))
     }
 

@@ -237,13 +237,7 @@ impl Settings {
                 )
                 .unwrap_or(LevelFilter::INFO),
             log_format: reader
-                .parsed("LOG_FORMAT", "text or json", |text| {
-                    match text.to_ascii_lowercase().as_str() {
-                        "text" => Some(LogFormat::Text),
-                        "json" => Some(LogFormat::Json),
-                        _ => None,
-                    }
-                })
+                .parsed("LOG_FORMAT", "text or json", parse::log_format)
                 .unwrap_or(LogFormat::Text),
         };
         let mistakes = reader.into_mistakes();

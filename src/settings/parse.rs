@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::source::Source;
-use super::{Mistake, Protocols};
+use super::{LogFormat, Mistake, Protocols};
 
 /// Reads values one by one and collects what is wrong with them.
 pub(super) struct Reader<'a, S> {
@@ -188,6 +188,14 @@ fn number_and_unit(text: &str) -> Option<(u64, &str)> {
         .unwrap_or(text.len());
     let (number, unit) = text.split_at_checked(end)?;
     Some((number.parse().ok()?, unit.trim_start()))
+}
+
+pub(super) fn log_format(text: &str) -> Option<LogFormat> {
+    Some(match text.to_ascii_lowercase().as_str() {
+        "text" => LogFormat::Text,
+        "json" => LogFormat::Json,
+        _ => return None,
+    })
 }
 
 pub(super) fn protocols(text: &str) -> Option<Protocols> {

@@ -53,7 +53,7 @@ impl Record {
         }
     }
 
-    pub(super) fn is_ready_now(mut self) -> Self {
+    pub(super) fn now_ready(mut self) -> Self {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         self.ready = now.ok().and_then(|now| u64::try_from(now.as_millis()).ok());
         self
@@ -138,7 +138,7 @@ mod tests {
         assert_eq!(Record::read(folder.path()), None);
         let record = record();
         assert_eq!(record.ready_since(), None);
-        let record = record.is_ready_now();
+        let record = record.now_ready();
         record.write(folder.path()).unwrap();
         assert_eq!(Record::read(folder.path()), Some(record.clone()));
         assert!(record.ready_since().unwrap().elapsed() < Duration::from_secs(5));

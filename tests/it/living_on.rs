@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::Code;
 
 use crate::NODE;
@@ -267,7 +268,6 @@ async fn it_serves_again_with_the_panel_gone() {
     let client = XrayClient::start(&vless_outbound(port, id("50")));
     eventually("users are served", || async {
         let mut stream = client.connect(echo.address).await.ok()?;
-        use tokio::io::{AsyncReadExt, AsyncWriteExt};
         stream.write_u8(1).await.ok()?;
         tokio::time::timeout(Duration::from_secs(1), stream.read_u8())
             .await
@@ -306,7 +306,7 @@ async fn it_serves_again_with_the_panel_gone() {
     assert!(node.stop().success());
     node.set("RESTORE_ON_BOOT", "false");
     node.launch();
-    assert!(Panel::of(&node).info().await.core_version.starts_with("2"));
+    assert!(Panel::of(&node).info().await.core_version.starts_with('2'));
     assert_eq!(node.cores(), Vec::<i32>::new());
     node.set("RESTORE_ON_BOOT", "true");
     assert!(node.stop().success());
@@ -704,13 +704,13 @@ async fn a_core_that_dies_at_once_is_left_alone_in_the_end() {
     let config = vless_config(ports::free());
     panel.start(&config, &[]).await.unwrap();
     let mut seen = 0;
-    let mut starts = Vec::new();
+    let mut deaths = Vec::new();
     while !node.log().contains("the core stays down") {
         if let [core] = node.cores().as_slice()
             && *core != seen
         {
             seen = *core;
-            starts.push(Instant::now());
+            deaths.push(Instant::now());
             kill(Pid::from_raw(seen), Signal::SIGKILL).ok();
         }
         let mut client = panel.client.clone();
@@ -725,9 +725,9 @@ async fn a_core_that_dies_at_once_is_left_alone_in_the_end() {
         }
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
-    let waits: Vec<Duration> = starts.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    let waits: Vec<Duration> = deaths.windows(2).map(|pair| pair[1] - pair[0]).collect();
     println!("a core that died at once was started after {waits:?}");
-    assert_eq!(starts.len(), 10);
+    assert_eq!(deaths.len(), 10);
     assert!(waits[8] > Duration::from_secs(8) && waits[8] < Duration::from_secs(35));
     tokio::time::sleep(Duration::from_secs(5)).await;
     assert_eq!(node.cores(), Vec::<i32>::new());

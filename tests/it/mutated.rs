@@ -121,5 +121,5 @@ async fn two_hundred_mutated_configurations_take_nothing_down() {
     );
     assert!(longest < Duration::from_secs(3), "{longest:?}");
     assert_eq!(streams.end().await.broken, 0);
-    assert_eq!(panel.start(&config, &users).await.unwrap().started, true);
+    assert!(panel.start(&config, &users).await.unwrap().started);
 }

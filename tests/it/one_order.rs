@@ -60,9 +60,8 @@ impl Model {
         let done = self.clone().done(op);
         match (heard, done) {
             (Heard::Done, Some(done)) => vec![done],
-            (Heard::Refused, None) => vec![self],
+            (Heard::Refused | Heard::Nothing, None) => vec![self],
             (Heard::Done, None) | (Heard::Refused, Some(_)) => Vec::new(),
-            (Heard::Nothing, None) => vec![self],
             (Heard::Nothing, Some(done)) => {
                 // The users of a Start are there before its session is.
                 let half = Self {
@@ -197,7 +196,6 @@ async fn whatever_comes_at_once_ends_as_some_order_of_it() {
         for call in under_way {
             heard.push(call.await.unwrap());
         }
-        let session = panel.info().await.started;
         eventually("a core", || async {
             (node.cores().len() == 1).then_some(())
         })
@@ -213,6 +211,8 @@ async fn whatever_comes_at_once_ends_as_some_order_of_it() {
             )
         })
         .await;
+        // Once the core serves, this says whether a session is in force.
+        let session = panel.info().await.started;
         let found = Model { session, users };
         let possible: Vec<Model> = orders(&heard)
             .iter()

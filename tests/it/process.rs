@@ -331,6 +331,7 @@ async fn a_core_that_nobody_knows_of_is_ended_before_the_next_one() {
     std::fs::remove_file(node.folder().join("run/core.json")).unwrap();
     node.launch();
     let panel = Panel::of(&node);
+    panel.info().await;
     assert!(
         !node.cores().contains(&orphan),
         "two cores on one port would split its users"

@@ -75,10 +75,10 @@ impl Streams {
             .map(|_| async {
                 let mut stream = client.connect(echo.address).await.unwrap();
                 say(&mut stream, 0).await.unwrap();
-                let end = end.clone();
-                tokio::spawn(keep(stream, end))
+                stream
             })
             .buffer_unordered(50)
+            .map(|stream| tokio::spawn(keep(stream, end.clone())))
             .collect()
             .await;
         Self { held, end }

@@ -189,7 +189,7 @@ impl Launcher {
         );
         self.write_record(&record)?;
         ready(process, &Client::new(files.socket.clone()), &tail).await?;
-        let record = record.is_ready_now();
+        let record = record.now_ready();
         self.write_record(&record)?;
         let process = attempt.process.take().ok_or_else(gone)?;
         tracing::info!(pid = process.pid(), %version, "core started");
