@@ -33,4 +33,4 @@ USER raynode
 VOLUME /var/lib/raynode
 EXPOSE 62050 62051
 ENTRYPOINT ["raynode"]
-CMD ["run"]
+CMD ["init"]

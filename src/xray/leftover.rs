@@ -12,6 +12,9 @@ use std::time::Duration;
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 
+use super::process::Identity;
+use super::record::Record;
+
 /// The environment variable that marks a core as ours.
 pub(super) const MARK: &str = "RAYNODE_RUNTIME_DIR";
 
@@ -31,20 +34,24 @@ const PATIENCE: Duration = Duration::from_secs(5);
 ///
 /// Only a node that is sure to be alone on its runtime folder may call this.
 pub async fn end(runtime_dir: &Path, adopted: Option<i32>) -> usize {
-    let mark = mark(runtime_dir);
-    let mut leftover = marked(&mark);
+    let mut leftover = cores_of(runtime_dir);
     leftover.retain(|pid| Some(pid.as_raw()) != adopted);
     for pid in &leftover {
         tracing::warn!(%pid, "ending a core that an earlier node left behind");
         send(*pid, Signal::SIGTERM);
     }
     let deadline = tokio::time::Instant::now() + PATIENCE;
-    while leftover.iter().any(|pid| is_marked(*pid, &mark)) {
+    let identities: Vec<Identity> = leftover
+        .iter()
+        .filter_map(|pid| Identity::of(pid.as_raw()))
+        .collect();
+    let lives = |identity: &Identity| Identity::of(identity.pid) == Some(*identity);
+    while identities.iter().any(lives) {
         if tokio::time::Instant::now() >= deadline {
-            leftover
+            identities
                 .iter()
-                .filter(|pid| is_marked(**pid, &mark))
-                .for_each(|pid| send(*pid, Signal::SIGKILL));
+                .filter(|identity| lives(identity))
+                .for_each(|identity| send(Pid::from_raw(identity.pid), Signal::SIGKILL));
             break;
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -57,14 +64,36 @@ pub async fn end(runtime_dir: &Path, adopted: Option<i32>) -> usize {
 
 /// Ends every core of the node with this runtime folder at once, without asking.
 pub fn kill(runtime_dir: &Path) {
-    for pid in marked(&mark(runtime_dir)) {
+    for pid in cores_of(runtime_dir) {
         send(pid, Signal::SIGKILL);
     }
 }
 
-/// Whether a process is a core of the node with this runtime folder.
-pub(super) fn is_core_of(runtime_dir: &Path, pid: i32) -> bool {
-    is_marked(Pid::from_raw(pid), &mark(runtime_dir))
+/// Those with the mark, and the one that the record names.
+fn cores_of(runtime_dir: &Path) -> Vec<Pid> {
+    let mut cores = marked(&mark(runtime_dir));
+    if let Some(record) = Record::read(runtime_dir)
+        && is_core_of(runtime_dir, record.process)
+    {
+        cores.push(Pid::from_raw(record.process.pid));
+        cores.sort();
+        cores.dedup();
+    }
+    cores
+}
+
+/// Whether a process that a record names is a core of the node with this runtime folder.
+///
+/// A core whose binary has capabilities of its own shows its environment to nobody but root: then its
+/// number and the moment of its start have to do.
+pub(super) fn is_core_of(runtime_dir: &Path, process: Identity) -> bool {
+    if Identity::of(process.pid) != Some(process) {
+        return false;
+    }
+    match std::fs::read(format!("/proc/{}/environ", process.pid)) {
+        Err(error) => error.kind() == std::io::ErrorKind::PermissionDenied,
+        Ok(environment) => has_mark(&environment, &mark(runtime_dir)),
+    }
 }
 
 /// What cores that are gone had in the folder.
@@ -98,6 +127,10 @@ fn is_marked(pid: Pid, mark: &OsString) -> bool {
     let Ok(environment) = std::fs::read(format!("/proc/{pid}/environ")) else {
         return false;
     };
+    has_mark(&environment, mark)
+}
+
+fn has_mark(environment: &[u8], mark: &OsString) -> bool {
     let wanted = [MARK.as_bytes(), b"=", mark.as_bytes()].concat();
     environment
         .split(|byte| *byte == 0)

@@ -766,3 +766,69 @@ async fn a_core_that_hangs_is_replaced_and_one_that_pauses_is_not() {
     println!("a hung core was replaced after {:?}", began.elapsed());
     assert_eq!(held.node.served_on("vless").await, emails(0..5));
 }
+
+/// As in the image: the daemon is nobody in particular, and the core's binary has a capability of its own,
+/// so that its environment and its binary are shown to nobody.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_core_with_capabilities_is_taken_over_by_a_daemon_that_is_not_root() {
+    use std::os::unix::fs::{PermissionsExt, chown};
+    const NOBODY: u32 = 65534;
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::set_permissions(folder.path(), PermissionsExt::from_mode(0o755)).unwrap();
+    let xray = folder.path().join("xray");
+    std::fs::copy(crate::support::node::xray_binary(), &xray).unwrap();
+    let set = std::process::Command::new("setcap")
+        .args(["cap_net_bind_service+ep", xray.to_str().unwrap()])
+        .status();
+    let is_root = nix::unistd::geteuid().is_root();
+    if !is_root || !set.is_ok_and(|status| status.success()) {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "this test needs root and setcap (libcap2-bin)"
+        );
+        println!("SKIPPED: needs root and setcap");
+        return;
+    }
+    let binary = folder.path().join("raynode");
+    std::fs::copy(NODE, &binary).unwrap();
+    let mut node =
+        NodeProcess::prepare(&binary, &[("XRAY_EXECUTABLE_PATH", xray.to_str().unwrap())]);
+    chown(node.folder(), Some(NOBODY), Some(NOBODY)).unwrap();
+    node.as_user(NOBODY);
+    node.launch();
+    let panel = Panel::of(&node);
+    let (echo, port) = (Echo::start().await, ports::free());
+    let config = vless_config(port);
+    panel
+        .start(&config, &numbered(0..5, &["vless"]))
+        .await
+        .unwrap();
+    let client = XrayClient::start(&vless_outbound(port, id("0")));
+    let streams = Streams::hold(&client, &echo, 20).await;
+    let core = node.core();
+    let environment = std::process::Command::new("setpriv")
+        .args([
+            "--reuid=65534",
+            "--clear-groups",
+            "cat",
+            &format!("/proc/{core}/environ"),
+        ])
+        .output()
+        .unwrap();
+    assert!(
+        !environment.status.success(),
+        "this is what the test is about"
+    );
+    node.kill();
+    node.launch();
+    control_answers(&Panel::of(&node)).await;
+    assert_eq!(node.core(), core, "{}", node.log());
+    assert_eq!(streams.end().await.broken, 0);
+    // One that can't be taken over is ended all the same.
+    node.kill();
+    std::fs::remove_file(node.folder().join("state/last-good")).unwrap();
+    node.launch();
+    assert!(!Panel::of(&node).info().await.started);
+    assert_eq!(node.cores(), Vec::<i32>::new());
+    assert!(node.stop().success());
+}

@@ -1,6 +1,7 @@
 //! The node as its operator runs it: the binary, with an environment.
 
 use std::collections::BTreeMap;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::{Duration, Instant};
@@ -18,6 +19,7 @@ pub struct NodeProcess {
     settings: BTreeMap<String, String>,
     binary: PathBuf,
     subcommand: &'static str,
+    user: Option<u32>,
     pub port: u16,
     pub api_key: Uuid,
 }
@@ -89,9 +91,15 @@ impl NodeProcess {
             settings: all,
             binary: binary.into(),
             subcommand: "run",
+            user: None,
             port,
             api_key,
         }
+    }
+
+    /// The next launch is as this user.
+    pub fn as_user(&mut self, user: u32) {
+        self.user = Some(user);
     }
 
     /// The next launch is one in a container.
@@ -116,7 +124,11 @@ impl NodeProcess {
             .append(true)
             .open(self.log_path())
             .unwrap();
-        let child = Command::new(&self.binary)
+        let mut command = Command::new(&self.binary);
+        if let Some(user) = self.user {
+            command.uid(user).gid(user);
+        }
+        let child = command
             .arg(self.subcommand)
             .env_clear()
             .envs(&self.settings)

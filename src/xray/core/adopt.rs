@@ -47,7 +47,7 @@ impl Launcher {
         let process = Process::attach(record.process, &record.fifo, output)
             .map_err(NotAdopted::Output)?
             .ok_or(NotAdopted::Ended)?;
-        if !leftover::is_core_of(&self.runtime_dir, process.pid()) {
+        if !leftover::is_core_of(&self.runtime_dir, record.process) {
             return Err(NotAdopted::Foreign);
         }
         let client = Client::new(files.socket.clone());
