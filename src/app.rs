@@ -2,6 +2,7 @@
 
 use std::io;
 use std::net::{SocketAddr, TcpListener};
+use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -21,10 +22,11 @@ use crate::panel::listener::Listener;
 use crate::panel::maintenance::{ByHand, Installer, Maintenance};
 use crate::panel::reload::{self, Current, Pair};
 use crate::panel::rest::Rest;
-use crate::panel::{Keys, NamedKey, grpc, health, reflection, tls};
+use crate::panel::{Keys, NamedKey, grpc, health, ports, reflection, tls};
 use crate::settings::{Limits, Protocols, Secret, Settings};
 use crate::shutdown::{How, Shutdown};
 use crate::xray::core::Launcher;
+use crate::xray::leftover;
 use crate::xray::logs::Logs;
 use crate::{disk, identity, telemetry};
 
@@ -117,7 +119,7 @@ pub struct App {
     limits: Limits,
     node: Node,
     running: Running,
-    _lock: std::fs::File,
+    _locks: [std::fs::File; 2],
 }
 
 impl App {
@@ -127,9 +129,14 @@ impl App {
     /// # Errors
     /// When something is in the way.
     pub async fn build(settings: Settings) -> Result<Self, Error> {
+        let wanted: Vec<SocketAddr> = std::iter::once(settings.listen)
+            .chain(settings.maintenance)
+            .collect();
+        ports::close_all_but(&wanted);
         prepare_folder(&settings.state_dir)?;
         prepare_folder(&settings.runtime_dir)?;
-        let lock = lock(&settings.runtime_dir)?;
+        let locks = [lock(&settings.runtime_dir)?, lock(&settings.state_dir)?];
+        end_cores_elsewhere(&settings).await;
 
         let api_key = match settings.api_key {
             Some(Secret(key)) => key,
@@ -215,7 +222,7 @@ impl App {
             limits: settings.limits,
             node,
             running,
-            _lock: lock,
+            _locks: locks,
         })
     }
 
@@ -286,7 +293,7 @@ impl App {
         let other = maintenance.join_next().await.and_then(Result::ok);
         match shutdown.how() {
             How::Stop => running.stop().await,
-            How::Detach | How::Exec => running.detach().await,
+            How::Detach | How::Exec => running.detach(shutdown.stop()).await,
         }
         tracing::info!("stopped");
         Ok(port.into_iter().chain(other.flatten()).collect())
@@ -362,9 +369,25 @@ fn prepare_folder(path: &Path) -> Result<(), Error> {
     })
 }
 
+/// A node whose runtime folder was changed has its core under the old one: nobody would find it there.
+async fn end_cores_elsewhere(settings: &Settings) {
+    let note = settings.state_dir.join("runtime-dir");
+    let here = settings.runtime_dir.as_os_str().as_encoded_bytes();
+    if let Ok(before) = std::fs::read(&note)
+        && before != here
+    {
+        let before = PathBuf::from(std::ffi::OsString::from_vec(before));
+        let ended = leftover::end(&before, None).await;
+        tracing::warn!(folder = %before.display(), ended, "RUNTIME_DIR has changed, and so the core is started anew");
+    }
+    if let Err(error) = disk::write_private(&note, here) {
+        tracing::warn!(path = %note.display(), %error, "a change of RUNTIME_DIR would not be noticed");
+    }
+}
+
 /// Two nodes in one folder would end each other's cores.
-fn lock(runtime_dir: &Path) -> Result<std::fs::File, Error> {
-    let path = runtime_dir.join("lock");
+fn lock(folder: &Path) -> Result<std::fs::File, Error> {
+    let path = folder.join("lock");
     let fail = |source| Error::Folder {
         path: path.clone(),
         source,
@@ -377,7 +400,7 @@ fn lock(runtime_dir: &Path) -> Result<std::fs::File, Error> {
         .map_err(fail)?;
     match file.try_lock() {
         Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(Error::Taken(runtime_dir.to_owned())),
+        Err(std::fs::TryLockError::WouldBlock) => Err(Error::Taken(folder.to_owned())),
         Err(std::fs::TryLockError::Error(source)) => Err(fail(source)),
     }
 }

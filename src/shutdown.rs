@@ -1,6 +1,6 @@
 //! How this process ends, known to everybody who has something to end.
 
-use std::sync::{Arc, OnceLock};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use tokio_util::sync::CancellationToken;
 
@@ -18,14 +18,23 @@ pub enum How {
 /// The one end of a process. Cheap to clone.
 #[derive(Clone, Debug, Default)]
 pub struct Shutdown {
-    how: Arc<OnceLock<How>>,
+    how: Arc<Mutex<Option<How>>>,
     begun: CancellationToken,
+    stop: CancellationToken,
 }
 
 impl Shutdown {
-    /// Begins it; the first one decides how.
+    /// Begins it. Nothing stays once somebody wants all of it stopped; otherwise the first one decides.
     pub fn begin(&self, how: How) {
-        self.how.get_or_init(|| how);
+        {
+            let mut decided = self.how.lock().unwrap_or_else(PoisonError::into_inner);
+            if decided.is_none() || how == How::Stop {
+                *decided = Some(how);
+            }
+        }
+        if how == How::Stop {
+            self.stop.cancel();
+        }
         self.begun.cancel();
     }
 
@@ -40,9 +49,16 @@ impl Shutdown {
         &self.begun
     }
 
+    /// Cancelled when the core has to end, too; that may come late.
+    #[must_use]
+    pub fn stop(&self) -> &CancellationToken {
+        &self.stop
+    }
+
     /// How it ends; until it has begun, with the core.
     #[must_use]
     pub fn how(&self) -> How {
-        self.how.get().copied().unwrap_or(How::Stop)
+        let decided = *self.how.lock().unwrap_or_else(PoisonError::into_inner);
+        decided.unwrap_or(How::Stop)
     }
 }

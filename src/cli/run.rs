@@ -30,6 +30,9 @@ pub(super) struct Arguments {
     /// Print what a panel asks for when the node is added to it. This shows the API key.
     #[arg(long)]
     show_pairing: bool,
+    /// Only say whether the settings can be used.
+    #[arg(long, hide = true)]
+    check: bool,
 }
 
 pub(super) fn run(arguments: &Arguments) -> ExitCode {
@@ -43,6 +46,10 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
             return ExitCode::from(EXIT_USAGE);
         }
     };
+    if arguments.check {
+        println!("raynode {}", env!("CARGO_PKG_VERSION"));
+        return ExitCode::SUCCESS;
+    }
     telemetry::init(&settings);
     host::allow_many_open_files();
     let runtime = match tokio::runtime::Builder::new_multi_thread()
@@ -96,7 +103,12 @@ async fn serve(settings: Settings, binary: PathBuf, show_pairing: bool) -> Ended
             return Ended::Failed(format!("signals can't be received: {error}"));
         }
     };
-    let app = match App::build(settings).await {
+    let mut hurry = std::pin::pin!(ending.watch(&shutdown));
+    let built = tokio::select! {
+        built = App::build(settings) => built,
+        () = &mut hurry => return Ended::Hurried(shutdown.how()),
+    };
+    let app = match built {
         Ok(app) => app,
         Err(error) => return Ended::Failed(error.to_string()),
     };
@@ -105,7 +117,7 @@ async fn serve(settings: Settings, binary: PathBuf, show_pairing: bool) -> Ended
     }
     let ended = tokio::select! {
         ended = app.run(hangups, shutdown.clone()) => ended,
-        () = ending.watch(&shutdown) => return Ended::Hurried(shutdown.how()),
+        () = &mut hurry => return Ended::Hurried(shutdown.how()),
     };
     match ended {
         Ok(ports) if shutdown.how() == How::Exec => Ended::Replaced(ports),

@@ -28,10 +28,20 @@ impl Ending {
         })
     }
 
-    /// Begins the shutdown with the first signal, and returns with the second: somebody is in a
-    /// hurry.
+    /// Begins the shutdown with the first signal. Who wants a core stopped that was to serve on gets it;
+    /// who asks once more for what is under way is in a hurry, and this returns.
     pub(super) async fn watch(mut self, shutdown: &Shutdown) {
-        shutdown.begin(self.first().await);
+        let how = self.first().await;
+        shutdown.begin(how);
+        if how != How::Stop {
+            self.asked_to_stop().await;
+            tracing::info!("stopping the core, too");
+            shutdown.begin(How::Stop);
+        }
+        self.asked_to_stop().await;
+    }
+
+    async fn asked_to_stop(&mut self) {
         tokio::select! {
             _ = self.terminate.recv() => {}
             _ = self.interrupt.recv() => {}
@@ -40,35 +50,39 @@ impl Ending {
 
     async fn first(&mut self) -> How {
         loop {
-            if let Some(how) = self.next().await {
-                return how;
+            tokio::select! {
+                _ = self.replace.recv() => {
+                    if self.can_be_replaced().await {
+                        tracing::info!("SIGUSR2: making way for the binary on disk, the core serves on");
+                        return How::Exec;
+                    }
+                }
+                _ = self.interrupt.recv() => {
+                    tracing::info!("SIGINT: stopping");
+                    return How::Stop;
+                }
+                _ = self.terminate.recv() => {
+                    if systemd::is_restarting_us().await {
+                        tracing::info!("SIGTERM: systemd starts this node again, the core serves on");
+                        return How::Detach;
+                    }
+                    tracing::info!("SIGTERM: stopping");
+                    return How::Stop;
+                }
             }
         }
     }
 
-    async fn next(&mut self) -> Option<How> {
-        Some(tokio::select! {
-            _ = self.replace.recv() => {
-                if let Err(reason) = tokio::task::block_in_place(|| replace::runs(&self.binary)) {
-                    tracing::error!(binary = %self.binary.display(), reason, "SIGUSR2: the binary on disk can't take over, so nothing changes");
-                    return None;
-                }
-                tracing::info!("SIGUSR2: making way for the binary on disk, the core serves on");
-                How::Exec
+    async fn can_be_replaced(&self) -> bool {
+        match replace::check(&self.binary).await {
+            Ok(version) => {
+                tracing::info!(version, "the binary on disk can take over");
+                true
             }
-            _ = self.interrupt.recv() => {
-                tracing::info!("SIGINT: stopping");
-                How::Stop
+            Err(reason) => {
+                tracing::error!(binary = %self.binary.display(), reason, "SIGUSR2: the binary on disk can't take over, so nothing changes");
+                false
             }
-            _ = self.terminate.recv() => {
-                if systemd::is_restarting_us().await {
-                    tracing::info!("SIGTERM: systemd starts this node again, the core serves on");
-                    How::Detach
-                } else {
-                    tracing::info!("SIGTERM: stopping");
-                    How::Stop
-                }
-            }
-        })
+        }
     }
 }

@@ -1,10 +1,13 @@
 //! What a core was given, and is given again when it has to come back.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
+use std::time::Duration;
 
 use super::plan::Desired;
 use super::roster::Roster;
+use super::user::Email;
+use crate::xray::account::Account;
 use crate::xray::config::Skeleton;
 use crate::xray::core::{self, Core, Launcher};
 
@@ -14,6 +17,9 @@ pub(super) struct Applied {
     pub(super) roster: Roster,
     /// Balancers that were told which outbound to take, and which.
     pub(super) overrides: BTreeMap<String, String>,
+    /// Users whom the core was asked to change without an answer: what it was asked for, `None` for
+    /// being gone.
+    pub(super) unanswered: HashMap<(Arc<str>, Email), Option<Account>>,
     /// A change of rules had no answer: nobody knows which the core has.
     pub(super) doubtful: bool,
 }
@@ -24,6 +30,7 @@ impl From<Desired> for Applied {
             skeleton,
             roster,
             overrides: BTreeMap::new(),
+            unanswered: HashMap::new(),
             doubtful: false,
         }
     }
@@ -36,9 +43,22 @@ impl Applied {
         self
     }
 
-    /// A core that has all of it.
-    pub(super) async fn launch(&self, launcher: &Launcher) -> Result<Core, core::Error> {
-        let core = launcher.start(&self.skeleton, &self.roster).await?;
+    /// A core that has all of it, ready within `patience`.
+    pub(super) async fn launch(
+        &mut self,
+        launcher: &Launcher,
+        patience: Duration,
+    ) -> Result<Core, core::Error> {
+        // Of a new core nothing is unknown.
+        for ((tag, email), wanted) in self.unanswered.drain() {
+            match wanted {
+                Some(account) => self.roster.put(&tag, &email, Some(account)),
+                None => self.roster.take(&tag, &email),
+            }
+        }
+        let core = launcher
+            .start(&self.skeleton, &self.roster, patience)
+            .await?;
         for (balancer, target) in &self.overrides {
             if let Err(error) = core.client().override_balancer(balancer, target).await {
                 tracing::warn!(balancer, target, %error, "the balancer chooses by itself again");

@@ -29,7 +29,10 @@ pub(super) async fn change_users(
 ) -> Result<(), Error> {
     last_good.intend(&changes);
     let Applied {
-        skeleton, roster, ..
+        skeleton,
+        roster,
+        unanswered,
+        ..
     } = applied;
     let mut off = Vec::new();
     let inbounds: Vec<&Inbound> = skeleton.inbounds().collect();
@@ -53,9 +56,19 @@ pub(super) async fn change_users(
             })
             .buffer_unordered(IN_FLIGHT);
         while let Some((op, outcome)) = attempts.next().await {
+            let user = (Arc::clone(op.inbound()), op.email().clone());
+            let answered = !matches!(outcome, Outcome::Unknown(_));
             if let Some(reason) = note(roster, &op, outcome) {
                 failures.add(&op, &reason);
-                off.push((Arc::clone(op.inbound()), op.email().clone()));
+            } else {
+                unanswered.remove(&user);
+                continue;
+            }
+            if answered {
+                off.push(user);
+            } else {
+                // The disk goes on saying what is wanted, and so does the next core.
+                unanswered.insert(user, op.wanted().cloned());
             }
         }
     }

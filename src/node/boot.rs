@@ -19,23 +19,42 @@ use crate::xray::record::Record;
 /// How long a core that is not taken over may take to tell its counters.
 const FAREWELL: Duration = Duration::from_secs(2);
 
+/// What a new daemon begins with.
+pub(super) struct Found {
+    pub(super) phase: Phase,
+    pub(super) keep_alive: Option<Duration>,
+    /// A panel has stopped it.
+    pub(super) stopped: bool,
+    /// It is what the panel's session was about.
+    pub(super) is_what_the_panel_had: bool,
+}
+
 /// Takes over what serves. What can't be taken over is ended, so that no core is alive then that
 /// nobody knows of; a configuration without a core is started again with `start_again`.
 pub(super) async fn restore(
     launcher: &Launcher,
     last_good: &mut LastGood,
     start_again: bool,
-) -> (Phase, Option<Duration>) {
+    lingers: bool,
+) -> Found {
     let record = Record::read(&launcher.runtime_dir);
     let mut restored = last_good.load();
     let keep_alive = restored.as_ref().and_then(|restored| restored.keep_alive);
+    let stopped = restored.as_ref().is_some_and(|restored| restored.stopped);
+    let outdated = restored.as_ref().is_some_and(|restored| restored.outdated);
+    let found = |phase, is_what_the_panel_had| Found {
+        phase,
+        keep_alive,
+        stopped,
+        is_what_the_panel_had,
+    };
     if let Some(record) = &record {
         match adopt(launcher, record, restored.as_ref()).await {
             Ok(core) => {
                 if let Some(restored) = restored.take() {
                     leftover::end(&launcher.runtime_dir, Some(core.pid())).await;
                     let applied = take_over(&core, last_good, restored, keep_alive).await;
-                    return (Phase::Serving { core, applied }, keep_alive);
+                    return found(Phase::Serving { core, applied }, true);
                 }
             }
             // Whoever does not answer will not stop when asked either.
@@ -45,7 +64,7 @@ pub(super) async fn restore(
     }
     leftover::end(&launcher.runtime_dir, None).await;
     let phase = match restored {
-        Some(restored) if start_again && !restored.stopped => {
+        Some(restored) if start_again && (!stopped || lingers) => {
             tracing::info!("starting what was served last; the panel may be away");
             Phase::Down {
                 applied: restored.applied,
@@ -54,7 +73,12 @@ pub(super) async fn restore(
         }
         _ => Phase::Idle,
     };
-    (phase, keep_alive)
+    if outdated {
+        tracing::warn!(
+            "what is on disk is older than what was served last: a panel has to say what it wants"
+        );
+    }
+    found(phase, !outdated)
 }
 
 async fn adopt(
@@ -92,6 +116,8 @@ async fn take_over(
     } = restored;
     match users_of(core.client(), &applied).await {
         Ok(found) => {
+            // Rules may be others, too.
+            applied.doubtful |= outdated;
             let changes = if outdated {
                 tracing::warn!("the disk is older than the core: its users stay as they are");
                 UserChanges::default()

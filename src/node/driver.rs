@@ -42,16 +42,24 @@ use super::routing::{self, Left};
 use super::session::Session;
 use super::state::{Serving, State};
 use crate::xray::config::Rule;
-use crate::xray::core::{Core, Launcher};
+use crate::xray::core::{Core, Launcher, READY_DEADLINE};
 use crate::xray::leftover;
 
 /// How often deadlines and the disk are looked after.
 const TICK: Duration = Duration::from_millis(500);
 
+/// What lingers has at least so long under a new daemon: its panel could not reach the last one.
+const COMING_BACK: Duration = Duration::from_secs(3);
 /// So many failures in a row make a new configuration give way to the one before.
 const TRIES_OF_A_NEW_CONFIG: u32 = 5;
 /// So many make any configuration wait for somebody who changes something.
 const TRIES: u32 = 10;
+
+/// How long a core may take to be ready when another one was stopped for it. Trying its configuration
+/// took so long, which is all of a start but the listening.
+fn patience(tried: Duration) -> Duration {
+    Duration::from_millis(1500) + 3 * tried
+}
 
 /// A change on its way to the driver, and where its outcome goes.
 pub(super) type Queued = (Change, oneshot::Sender<Outcome>);
@@ -80,6 +88,8 @@ pub(super) struct Leave {
     pub(super) stop: CancellationToken,
     /// Without: the core serves on, for the daemon that comes next.
     pub(super) detach: CancellationToken,
+    /// The driver has left.
+    pub(super) gone: CancellationToken,
 }
 
 #[expect(
@@ -110,20 +120,24 @@ impl Driver {
         start_again: bool,
     ) -> Self {
         let left = Control::read(&launcher.runtime_dir);
-        let (phase, keep_alive) = boot::restore(&launcher, &mut last_good, start_again).await;
         let now = Instant::now();
-        let (session, linger_until) = match (&phase, left.session) {
+        let lingers = left.linger_until.is_some_and(|until| until > now);
+        let found = boot::restore(&launcher, &mut last_good, start_again, lingers).await;
+        let (session, linger_until) = match (&found.phase, left.session) {
             (Phase::Idle, _) => (None, None),
-            (_, Some((id, keep_alive))) => {
+            (_, Some((id, keep_alive))) if found.is_what_the_panel_had => {
                 tracing::info!("the panel's session goes on");
                 (Some(Arc::new(Session::new(id, keep_alive, now))), None)
             }
-            // Without a session nothing but a panel's own wish ends what it once started.
-            (_, None) => {
-                let silence = keep_alive.and_then(|span| now.checked_add(span));
-                (None, left.linger_until.or(silence))
+            // A panel that has stopped the node gets its grace; otherwise nothing but a panel's own
+            // word ends what it once started, whether it calls or not.
+            _ if found.stopped => {
+                let until = left.linger_until.or(now.checked_add(grace.get()));
+                (None, until.map(|until| until.max(now + COMING_BACK)))
             }
+            _ => (None, None),
         };
+        let (phase, keep_alive) = (found.phase, found.keep_alive);
         let driver = Self {
             launcher,
             queue,
@@ -143,6 +157,7 @@ impl Driver {
 
     /// Applies changes until it is told to leave.
     pub(super) async fn run(mut self, leave: Leave) {
+        let _gone = leave.gone.clone().drop_guard();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -200,18 +215,17 @@ impl Driver {
                 desired,
                 keep_alive,
             } => {
-                let before = std::mem::replace(&mut self.keep_alive, keep_alive);
                 let reached = match desired.await {
                     Ok(Ok(desired)) => self.reach(desired).await,
                     Ok(Err(refused)) => Err(refused),
                     Err(_) => Err(Error::ShuttingDown),
                 };
                 if let Err(refused) = reached {
-                    self.keep_alive = before;
                     self.linger_on();
                     return Err(refused);
                 }
-                if before != keep_alive {
+                if self.keep_alive != keep_alive {
+                    self.keep_alive = keep_alive;
                     self.save();
                 }
                 Ok(Some(self.begin_session(keep_alive)))
@@ -279,7 +293,12 @@ impl Driver {
     /// Ends the session. The core goes with it only where no grace is wanted.
     async fn stop(&mut self) -> Outcome {
         if self.session.take().is_none() {
-            self.linger_on();
+            // What serves without a session, after a restart of the machine, is stopped, too.
+            if !matches!(self.phase, Phase::Idle) {
+                self.last_good.set_stopped(true);
+                self.linger_until.get_or_insert_with(Instant::now);
+                self.linger_on();
+            }
             return Err(Error::NotInitialized);
         }
         let grace = self.grace.get();
@@ -302,7 +321,8 @@ impl Driver {
     /// A panel that tries to come back is still there, though it does not get in.
     fn linger_on(&mut self) {
         if self.session.is_none() && self.linger_until.is_some() {
-            self.linger_until = Instant::now().checked_add(self.grace.get());
+            let grace = Instant::now().checked_add(self.grace.get());
+            self.linger_until = self.linger_until.max(grace);
             self.write_control();
         }
     }
@@ -332,10 +352,11 @@ impl Driver {
         };
         if !routing::settle(core, applied).await {
             tracing::warn!("start: nobody knows which rules the core has");
-            self.launcher
+            let took = self
+                .launcher
                 .check(&desired.skeleton, &desired.roster)
                 .await?;
-            return self.exchange(desired).await;
+            return self.exchange(desired, patience(took)).await;
         }
         let step = tokio::task::block_in_place(|| {
             plan::plan(&applied.skeleton, &applied.roster, &desired)
@@ -359,14 +380,13 @@ impl Driver {
                     users = changes.len(),
                     "start: only routing rules and users differ"
                 );
-                if !steps.append.is_empty() {
-                    self.launcher
-                        .check(&desired.skeleton, &desired.roster)
-                        .await?;
-                }
+                let took = self
+                    .launcher
+                    .check(&desired.skeleton, &desired.roster)
+                    .await?;
                 if let Err(error) = routing::change_rules(&self.launcher, core, &steps).await {
                     tracing::warn!(%error, "the core does not change its rules, so it is started anew");
-                    return self.exchange(desired).await;
+                    return self.exchange(desired, patience(took)).await;
                 }
                 applied.skeleton = desired.skeleton;
                 let changed =
@@ -379,10 +399,11 @@ impl Driver {
                     because = because.join(", "),
                     "start: the core has to be started anew"
                 );
-                self.launcher
+                let took = self
+                    .launcher
                     .check(&desired.skeleton, &desired.roster)
                     .await?;
-                self.exchange(desired).await
+                self.exchange(desired, patience(took)).await
             }
         }
     }
@@ -397,10 +418,16 @@ impl Driver {
                 retry: tokio::time::Instant::now(),
             });
         }
-        let applied = Applied::from(desired);
-        let core = applied.launch(&self.launcher).await?;
-        self.backoff = Backoff::default();
-        self.proven = None;
+        let is_the_same = match &self.phase {
+            Phase::Down { applied, .. } => applied.skeleton == desired.skeleton,
+            _ => false,
+        };
+        let mut applied = Applied::from(desired);
+        let core = applied.launch(&self.launcher, READY_DEADLINE).await?;
+        if !is_the_same {
+            self.backoff = Backoff::default();
+            self.proven = None;
+        }
         self.serve(core, applied);
         Ok(())
     }
@@ -419,10 +446,13 @@ impl Driver {
     }
 
     async fn restart(&mut self) -> Result<(), Error> {
-        let Some(applied) = self.take_applied().await else {
+        if self.session.is_none() {
+            return Err(Error::NotInitialized);
+        }
+        let Some(mut applied) = self.take_applied().await else {
             return Err(Error::NotInitialized);
         };
-        match applied.launch(&self.launcher).await {
+        match applied.launch(&self.launcher, READY_DEADLINE).await {
             Ok(core) => {
                 self.serve(core, applied);
                 Ok(())
@@ -435,19 +465,29 @@ impl Driver {
     }
 
     /// From the running core to one with another configuration, and back when that fails.
-    async fn exchange(&mut self, desired: Desired) -> Result<(), Error> {
-        let Some(before) = self.take_applied().await else {
+    ///
+    /// The new one gets `patience` until it is ready: nobody is served meanwhile.
+    async fn exchange(&mut self, desired: Desired, patience: Duration) -> Result<(), Error> {
+        self.launcher.can_record()?;
+        let has_proved_itself = self.runs_for() >= STABLE;
+        let Some(mut before) = self.take_applied().await else {
             return self.start_fresh(desired).await;
         };
-        let failure = match self.start_fresh(desired).await {
-            Ok(()) => {
-                self.proven = Some(before);
+        let mut applied = Applied::from(desired);
+        let failure = match applied.launch(&self.launcher, patience).await {
+            Ok(core) => {
+                // What has not proved itself is no place to go back to, where there is another one.
+                if has_proved_itself || self.proven.is_none() {
+                    self.proven = Some(before);
+                }
+                self.backoff = Backoff::default();
+                self.serve(core, applied);
                 return Ok(());
             }
-            Err(failure) => failure,
+            Err(failure) => Error::from(failure),
         };
         tracing::warn!(error = %failure, "the new configuration does not run, going back to the last one");
-        match before.launch(&self.launcher).await {
+        match before.launch(&self.launcher, READY_DEADLINE).await {
             Ok(core) => self.serve(core, before),
             Err(error) => {
                 tracing::error!(%error, "the last configuration does not start either");
@@ -515,7 +555,11 @@ impl Driver {
             self.proven = None;
         }
         if self.last_good.wants_saving(now) {
-            self.save();
+            if matches!(self.phase, Phase::Idle) {
+                self.last_good.forget();
+            } else {
+                self.save();
+            }
         }
         tokio::task::block_in_place(|| self.last_good.sync());
     }
@@ -523,6 +567,7 @@ impl Driver {
     async fn end_service(&mut self) {
         self.linger_until = None;
         self.last_good.set_stopped(true);
+        self.last_good.forget_if_it_is_wrong();
         self.stop_core().await;
         self.write_control();
     }
@@ -544,7 +589,7 @@ impl Driver {
     }
 
     async fn on_core(&mut self, event: CoreEvent) {
-        let Some(applied) = self.take_applied().await else {
+        let Some(mut applied) = self.take_applied().await else {
             return;
         };
         let (ran, how) = match event {
@@ -554,7 +599,7 @@ impl Driver {
                 tracing::error!(how, ran_s = ran.as_secs(), "the core ended unexpectedly");
                 (ran, how)
             }
-            CoreEvent::RetryDue => match applied.launch(&self.launcher).await {
+            CoreEvent::RetryDue => match applied.launch(&self.launcher, READY_DEADLINE).await {
                 Ok(core) => {
                     return self.serve(core, applied);
                 }

@@ -32,17 +32,105 @@ const FORMAT: u32 = 1;
 const LONG_JOURNAL: u64 = 4 << 20;
 /// How often a disk that refuses is tried again.
 const RETRY: Duration = Duration::from_secs(30);
+/// The same where there is no other place either.
+const SOON: Duration = Duration::from_secs(2);
 
 /// The files, and how they are.
 #[derive(Debug)]
 pub(super) struct LastGood {
-    snapshot: PathBuf,
-    journal_path: PathBuf,
-    /// Stands beside the core's record while the files are older than what the core has.
+    /// Outlives the machine.
+    place: Place,
+    /// Outlives the daemon: for as long as the disk refuses.
+    spare: Place,
+    /// Stands beside the core's record while both are older than what the core has.
     outdated: PathBuf,
     journal: Option<Journal>,
     failed: Option<Instant>,
     stopped: bool,
+}
+
+#[derive(Clone, Debug)]
+struct Place {
+    snapshot: PathBuf,
+    journal: PathBuf,
+}
+
+impl Place {
+    fn below(folder: &Path) -> Self {
+        Self {
+            snapshot: folder.join("last-good"),
+            journal: folder.join("last-good.journal"),
+        }
+    }
+
+    /// Works where nothing can be written.
+    fn clear(&self) -> io::Result<()> {
+        match std::fs::remove_file(&self.snapshot) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+
+    fn write(&self, id: Uuid, writing: &Writing<'_>) -> io::Result<Journal> {
+        disk::write_private_by(&self.snapshot, |file| {
+            // With a checksum: one flipped bit could be another user's secret.
+            let form = FrameInfo::new().content_checksum(true);
+            let mut encoder = FrameEncoder::with_frame_info(form, BufWriter::new(file));
+            serde_json::to_writer(&mut encoder, writing)?;
+            encoder.finish().map_err(io::Error::other)?.flush()
+        })?;
+        // A journal of another snapshot is not read, so it may be there until now.
+        let mut first = serde_json::to_vec(&Entry::Of(id))?;
+        first.push(b'\n');
+        let mut file = File::options()
+            .create(true)
+            .write(true)
+            .truncate(true)
+            .mode(0o600)
+            .open(&self.journal)?;
+        file.write_all(&first)?;
+        Ok(Journal {
+            file,
+            bytes: 0,
+            snapshot_bytes: std::fs::metadata(&self.snapshot)?.len(),
+            unsynced: true,
+        })
+    }
+
+    fn replay(&self, snapshot: Uuid, restored: &mut Restored) -> io::Result<()> {
+        let file = match File::open(&self.journal) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(error),
+        };
+        // No more than is there now: a device has no end.
+        let length = file.metadata()?.len();
+        let mut reader = BufReader::new(file.take(length));
+        let mut line = Vec::new();
+        let mut first = true;
+        loop {
+            line.clear();
+            reader.read_until(b'\n', &mut line)?;
+            // A line that was torn by the end of its writer has no end either.
+            let Some(text) = line.strip_suffix(b"\n") else {
+                return Ok(());
+            };
+            match serde_json::from_slice(text)? {
+                Entry::Of(id) if first && id == snapshot => first = false,
+                // It belongs to an older snapshot, which had all of it.
+                _ if first => return Ok(()),
+                Entry::Of(_) => {}
+                Entry::Put(tag, email, account) => {
+                    let email = Email::from(&*email);
+                    restored.applied.roster.put(&tag, &email, account);
+                }
+                Entry::Take(tag, email) => {
+                    restored.applied.roster.take(&tag, &Email::from(&*email));
+                }
+                Entry::Stopped(stopped) => restored.stopped = stopped,
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -132,8 +220,8 @@ impl LastGood {
     /// The files of a node with these folders.
     pub(super) fn new(state_dir: &Path, runtime_dir: &Path) -> Self {
         Self {
-            snapshot: state_dir.join("last-good"),
-            journal_path: state_dir.join("last-good.journal"),
+            place: Place::below(state_dir),
+            spare: Place::below(runtime_dir),
             outdated: runtime_dir.join("last-good.outdated"),
             journal: None,
             failed: None,
@@ -143,17 +231,19 @@ impl LastGood {
 
     /// What is there. What can't be read is moved aside, loudly.
     pub(super) fn load(&mut self) -> Option<Restored> {
-        let restored = self.read();
+        // The spare one is younger, or it would not be there.
+        let restored = self.read(&self.spare).or_else(|| self.read(&self.place));
         self.stopped = restored.as_ref().is_some_and(|restored| restored.stopped);
         restored
     }
 
-    fn read(&self) -> Option<Restored> {
-        let file = match File::open(&self.snapshot) {
+    fn read(&self, place: &Place) -> Option<Restored> {
+        let path = &place.snapshot;
+        let file = match File::open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return None,
             Err(error) => {
-                tracing::error!(path = %self.snapshot.display(), %error, "the last good configuration can't be read");
+                tracing::error!(path = %path.display(), %error, "the last good configuration can't be read");
                 return None;
             }
         };
@@ -162,21 +252,21 @@ impl LastGood {
             .read_to_end(&mut text)
             .and_then(|_| serde_json::from_slice::<Reading>(&text).map_err(io::Error::from));
         match read {
-            Ok(reading) if reading.format == FORMAT => Some(self.restore(reading)),
+            Ok(reading) if reading.format == FORMAT => Some(self.restore(place, reading)),
             Ok(reading) => {
-                tracing::error!(path = %self.snapshot.display(), format = reading.format, "the last good configuration has a form that this version does not know");
-                disk::move_aside(&self.snapshot);
+                tracing::error!(path = %path.display(), format = reading.format, "the last good configuration has a form that this version does not know");
+                disk::move_aside(path);
                 None
             }
             Err(error) => {
-                tracing::error!(path = %self.snapshot.display(), %error, "the last good configuration is damaged, the node waits for its panel");
-                disk::move_aside(&self.snapshot);
+                tracing::error!(path = %path.display(), %error, "the last good configuration is damaged, the node waits for its panel");
+                disk::move_aside(path);
                 None
             }
         }
     }
 
-    fn restore(&self, reading: Reading) -> Restored {
+    fn restore(&self, place: &Place, reading: Reading) -> Restored {
         let mut roster = Roster::empty(reading.skeleton.inbounds());
         for (tag, users) in reading.users {
             for (email, account) in users {
@@ -189,73 +279,21 @@ impl LastGood {
                 skeleton: Arc::new(reading.skeleton),
                 roster,
                 overrides: reading.overrides,
+                unanswered: HashMap::new(),
                 doubtful: false,
             },
             stopped: reading.stopped,
             keep_alive: reading.keep_alive.map(Duration::from_secs),
             outdated: self.outdated.exists(),
         };
-        if let Err(error) = self.replay(reading.id, &mut restored) {
-            tracing::error!(path = %self.journal_path.display(), %error, "the end of the journal can't be read; what came before it counts");
+        if let Err(error) = place.replay(reading.id, &mut restored) {
+            tracing::error!(path = %place.journal.display(), %error, "the end of the journal can't be read; what came before it counts");
         }
         restored
     }
 
-    fn replay(&self, snapshot: Uuid, restored: &mut Restored) -> io::Result<()> {
-        let file = match File::open(&self.journal_path) {
-            Ok(file) => file,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
-            Err(error) => return Err(error),
-        };
-        // No more than is there now: a device has no end.
-        let length = file.metadata()?.len();
-        let mut reader = BufReader::new(file.take(length));
-        let mut line = Vec::new();
-        let mut first = true;
-        loop {
-            line.clear();
-            reader.read_until(b'\n', &mut line)?;
-            // A line that was torn by the end of its writer has no end either.
-            let Some(text) = line.strip_suffix(b"\n") else {
-                return Ok(());
-            };
-            match serde_json::from_slice(text)? {
-                Entry::Of(id) if first && id == snapshot => first = false,
-                // It belongs to an older snapshot, which had all of it.
-                _ if first => return Ok(()),
-                Entry::Of(_) => {}
-                Entry::Put(tag, email, account) => {
-                    let email = Email::from(&*email);
-                    restored.applied.roster.put(&tag, &email, account);
-                }
-                Entry::Take(tag, email) => {
-                    restored.applied.roster.take(&tag, &Email::from(&*email));
-                }
-                Entry::Stopped(stopped) => restored.stopped = stopped,
-            }
-        }
-    }
-
     /// Writes down all of it: what `core` has.
     pub(super) fn save(&mut self, core: Uuid, applied: &Applied, keep_alive: Option<Duration>) {
-        match self.write(core, applied, keep_alive) {
-            Ok(journal) => {
-                if self.failed.take().is_some() {
-                    tracing::info!(path = %self.snapshot.display(), "the disk takes the configuration again");
-                }
-                drop(std::fs::remove_file(&self.outdated));
-                self.journal = Some(journal);
-            }
-            Err(error) => self.fail(&error),
-        }
-    }
-
-    fn write(
-        &self,
-        core: Uuid,
-        applied: &Applied,
-        keep_alive: Option<Duration>,
-    ) -> io::Result<Journal> {
         let id = Uuid::new_v4();
         let writing = Writing {
             format: FORMAT,
@@ -267,29 +305,29 @@ impl LastGood {
             skeleton: &applied.skeleton,
             users: RosterAsMap(&applied.roster),
         };
-        disk::write_private_by(&self.snapshot, |file| {
-            // With a checksum: one flipped bit could be another user's secret.
-            let form = FrameInfo::new().content_checksum(true);
-            let mut encoder = FrameEncoder::with_frame_info(form, BufWriter::new(file));
-            serde_json::to_writer(&mut encoder, &writing)?;
-            encoder.finish().map_err(io::Error::other)?.flush()
-        })?;
-        // A journal of another snapshot is not read, so it may be there until now.
-        let mut first = serde_json::to_vec(&Entry::Of(id))?;
-        first.push(b'\n');
-        let mut file = File::options()
-            .create(true)
-            .write(true)
-            .truncate(true)
-            .mode(0o600)
-            .open(&self.journal_path)?;
-        file.write_all(&first)?;
-        Ok(Journal {
-            file,
-            bytes: 0,
-            snapshot_bytes: std::fs::metadata(&self.snapshot)?.len(),
-            unsynced: true,
-        })
+        match self.place.write(id, &writing) {
+            Ok(journal) => {
+                if self.failed.take().is_some() {
+                    tracing::info!(path = %self.place.snapshot.display(), "the disk takes the configuration again");
+                }
+                self.journal = Some(journal);
+                drop(self.spare.clear());
+                drop(std::fs::remove_file(&self.outdated));
+            }
+            Err(error) => {
+                self.fail(&error);
+                match self.spare.write(id, &writing) {
+                    Ok(journal) => {
+                        self.journal = Some(journal);
+                        drop(std::fs::remove_file(&self.outdated));
+                    }
+                    Err(error) => {
+                        tracing::error!(path = %self.spare.snapshot.display(), %error, "the next daemon will not know it either");
+                        drop(self.spare.clear());
+                    }
+                }
+            }
+        }
     }
 
     /// Writes down what the core is about to be told.
@@ -336,7 +374,7 @@ impl LastGood {
 
     fn append(&mut self, entries: impl Iterator<Item = Entry>) {
         let mut entries = entries.peekable();
-        if entries.peek().is_none() || self.failed.is_some() {
+        if entries.peek().is_none() {
             return;
         }
         let Some(journal) = &mut self.journal else {
@@ -359,10 +397,28 @@ impl LastGood {
         }
     }
 
+    /// Takes away what is on disk where it could not be told that nothing is to be served any more.
+    pub(super) fn forget_if_it_is_wrong(&mut self) {
+        if self.failed.is_some() {
+            self.forget();
+        }
+    }
+
+    /// Takes away what is on disk. That works where nothing can be written.
+    pub(super) fn forget(&mut self) {
+        self.journal = None;
+        match self.place.clear().and(self.spare.clear()) {
+            Ok(()) => self.failed = None,
+            Err(error) => self.fail(&error),
+        }
+    }
+
     /// Whether a new snapshot is due: the journal has grown long, or the disk may take it again.
     pub(super) fn wants_saving(&self, now: Instant) -> bool {
         match (&self.failed, &self.journal) {
-            (Some(at), _) => now.saturating_duration_since(*at) >= RETRY,
+            // What was to be written and was not is nowhere by now.
+            (Some(at), None) => now.saturating_duration_since(*at) >= SOON,
+            (Some(at), Some(_)) => now.saturating_duration_since(*at) >= RETRY,
             (None, Some(journal)) => journal.bytes > journal.snapshot_bytes.max(LONG_JOURNAL),
             (None, None) => false,
         }
@@ -378,10 +434,10 @@ impl LastGood {
         }
     }
 
-    /// The node serves on; what the next daemon finds is old until the disk takes it again.
+    /// The node serves on; what the next one finds is old until the disk takes it again.
     fn fail(&mut self, error: &io::Error) {
         if self.failed.is_none() {
-            tracing::error!(path = %self.snapshot.display(), %error, "the disk does not take what the node serves: after a restart of the machine it would serve what it had before. Trying again every 30 s");
+            tracing::error!(path = %self.place.snapshot.display(), %error, "the disk does not take what the node serves: after a restart of the machine it would serve what it had before. Trying again every 30 s");
         }
         self.failed = Some(Instant::now());
         self.journal = None;

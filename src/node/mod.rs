@@ -25,6 +25,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
 pub use self::reads::{Direction, Latency, LogStream, Traffic, TrafficOf};
@@ -46,8 +47,8 @@ use crate::xray::core::{self, Launcher};
 const QUEUE: usize = 64;
 /// How long the core gets to end when the node ends, beyond its own patience.
 const STOP_DEADLINE: Duration = Duration::from_secs(15);
-/// How long a change that has begun gets when the core stays: a Start with many users takes a while.
-const DETACH_DEADLINE: Duration = Duration::from_secs(30);
+/// How long a change that has begun gets when the core stays; the next daemon finishes what it can.
+const DETACH_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Why the node did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -195,11 +196,17 @@ impl Running {
             .await;
     }
 
-    /// Ends the driver and leaves the core serving, for the daemon that comes next.
-    pub async fn detach(self) {
+    /// Ends the driver and leaves the core serving, for the daemon that comes next; unless `stop` comes
+    /// before that.
+    pub async fn detach(self, stop: &CancellationToken) {
         self.leave.detach.cancel();
-        self.wait(DETACH_DEADLINE, "a change was still going on")
-            .await;
+        tokio::select! {
+            () = stop.cancelled() => self.stop().await,
+            () = self.leave.gone.cancelled() => {}
+            () = tokio::time::sleep(DETACH_DEADLINE) => {
+                tracing::warn!("a change was still going on; the next daemon finishes what it can");
+            }
+        }
     }
 
     async fn wait(self, patience: Duration, late: &str) {

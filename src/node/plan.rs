@@ -82,6 +82,15 @@ impl UserOp {
         }
     }
 
+    /// The account that he is to have; `None` for him who leaves.
+    #[must_use]
+    pub(super) fn wanted(&self) -> Option<&Account> {
+        match self {
+            Self::Add { account, .. } | Self::Replace { account, .. } => Some(account),
+            Self::Remove { .. } => None,
+        }
+    }
+
     /// The user.
     #[must_use]
     pub(super) fn email(&self) -> &Email {

@@ -1,5 +1,7 @@
 //! What can be read of a node. Nothing here waits for a change.
 
+use std::time::Duration;
+
 use super::session::Hold;
 use super::{BaseInfo, Error, Node, State};
 use crate::host::Sample;
@@ -7,6 +9,9 @@ use crate::proto::xray::app::stats::command::SysStatsResponse;
 use crate::xray::client::{self, Client, Counter};
 use crate::xray::config::{API_INBOUND, API_TAG, PLACEHOLDER};
 use crate::xray::logs::{Entry, Viewer};
+
+/// How long a binary that nobody has asked yet may take to say its version.
+const VERSION_PATIENCE: Duration = Duration::from_millis(500);
 
 /// What traffic is counted for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -87,16 +92,23 @@ impl Node {
         } = self.state.borrow().clone();
         let core_version = match &serving {
             Some(serving) => serving.version.to_string(),
-            None => self
-                .launcher
-                .version()
-                .await
-                .map(|version| version.to_string())
-                .unwrap_or_default(),
+            None => self.version_of_the_binary().await,
         };
         BaseInfo {
             started: session.is_some() && serving.is_some(),
             core_version,
+        }
+    }
+
+    /// A binary that hangs must not hold anybody up.
+    async fn version_of_the_binary(&self) -> String {
+        if let Some(known) = self.launcher.known_version() {
+            return known.to_string();
+        }
+        let asked = tokio::time::timeout(VERSION_PATIENCE, self.launcher.version()).await;
+        match asked {
+            Ok(Ok(version)) => version.to_string(),
+            _ => String::new(),
         }
     }
 

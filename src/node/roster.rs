@@ -178,12 +178,21 @@ impl Roster {
         self.inbounds.get(tag)
     }
 
-    /// The users of another roster, on those inbounds that both have alike.
+    /// The users of another roster, on those inbounds that both have alike. On those that it does not
+    /// have, whoever is not in it at all is gone.
     pub(super) fn take_over(&mut self, other: &Self) {
+        let known: std::collections::HashSet<&Email> = other
+            .inbounds
+            .values()
+            .flat_map(|inbound| inbound.users.keys())
+            .collect();
         for (tag, inbound) in &mut self.inbounds {
             let same = other.inbounds.get(tag);
             if let Some(same) = same.filter(|same| same.protocol == inbound.protocol) {
                 inbound.clone_from(same);
+            } else {
+                inbound.users.retain(|email, _| known.contains(email));
+                inbound.holders.retain(|_, email| known.contains(email));
             }
         }
     }

@@ -111,7 +111,7 @@ pub(super) async fn add_rule(
 async fn check(launcher: &Launcher, skeleton: &Skeleton) -> Result<(), Error> {
     match launcher.check(skeleton, &Nobody).await {
         Err(core::Error::Refused(reason)) => Err(Error::Routing(client::Error::Refused(reason))),
-        result => result.map_err(Error::Core),
+        result => result.map(drop).map_err(Error::Core),
     }
 }
 

@@ -19,7 +19,7 @@ mod json;
 pub mod listener;
 pub mod maintenance;
 mod openapi;
-mod ports;
+pub mod ports;
 pub mod reflection;
 pub mod reload;
 pub mod rest;

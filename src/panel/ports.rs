@@ -17,6 +17,13 @@ static INHERITED: LazyLock<Mutex<Vec<TcpListener>>> = LazyLock::new(|| {
     Mutex::new(ports.collect())
 });
 
+/// Closes those that were handed over and that nobody will listen on: a setting has changed. Callers
+/// would be taken in and never answered, and a new address of the same port would be in use.
+pub fn close_all_but(wanted: &[SocketAddr]) {
+    let mut ports = INHERITED.lock().unwrap_or_else(PoisonError::into_inner);
+    ports.retain(|port| port.local_addr().is_ok_and(|found| wanted.contains(&found)));
+}
+
 /// The port of this address, once, when it was handed over.
 pub(super) fn inherited(address: SocketAddr) -> Option<TcpListener> {
     let mut ports = INHERITED.lock().unwrap_or_else(PoisonError::into_inner);

@@ -22,7 +22,7 @@ use super::record::Record;
 use super::version::Version;
 
 /// How long a core may take until its API answers. 100,000 users take about a second.
-const READY_DEADLINE: Duration = Duration::from_secs(60);
+pub const READY_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a core gets to stop by itself.
 const STOP_PATIENCE: Duration = Duration::from_secs(5);
 /// How often a running core is asked whether it lives.
@@ -53,8 +53,10 @@ pub enum Error {
         tail: String,
     },
     /// The process lives and does not answer.
-    #[error("xray did not become ready within {} s; recent xray logs:\n{tail}", READY_DEADLINE.as_secs())]
+    #[error("xray did not become ready within {:.1} s; recent xray logs:\n{tail}", .patience.as_secs_f32())]
     NotReady {
+        /// How long it was waited for.
+        patience: Duration,
         /// Its last lines.
         tail: String,
     },

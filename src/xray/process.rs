@@ -7,7 +7,8 @@
 use std::ffi::OsStr;
 use std::fs::File;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::process::ExitStatusExt;
 use std::path::Path;
 use std::process::{ExitStatus, Stdio};
 use std::sync::Arc;
@@ -16,7 +17,9 @@ use std::time::Duration;
 use nix::fcntl::{FcntlArg, fcntl};
 use nix::sys::stat::Mode;
 use process_wrap::tokio::{CommandWrap, ProcessSession};
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{
+    Pid, PidfdFlags, Signal, WaitId, WaitIdOptions, pidfd_open, pidfd_send_signal, waitid,
+};
 use tokio::io::unix::AsyncFd;
 use tokio::io::{AsyncWriteExt, Interest};
 use tokio::net::unix::pipe;
@@ -167,8 +170,12 @@ impl Process {
         if Identity::of(identity.pid) != Some(identity) {
             return Ok(None);
         }
-        let reader = pipe::OpenOptions::new().open_receiver(fifo)?;
+        // Where its name is gone, it is still what the process writes to.
+        let reader = pipe::OpenOptions::new().open_receiver(fifo).or_else(|_| {
+            pipe::OpenOptions::new().open_receiver(format!("/proc/{}/fd/1", identity.pid))
+        })?;
         let watched = Arc::clone(&pidfd);
+        let buried = Arc::clone(&pidfd);
         let wait = async move {
             #[expect(
                 deprecated,
@@ -180,7 +187,7 @@ impl Process {
             if let Err(error) = ended.await {
                 tracing::error!(%error, "watching the process failed");
             }
-            Ended::Somehow
+            bury(&buried)
         };
         Ok(Some(Self::keep(identity, pidfd, reader, sink, wait)))
     }
@@ -274,6 +281,20 @@ impl Killer {
         if let Err(error) = pidfd_send_signal(&self.0, Signal::KILL) {
             tracing::debug!(%error, "the process is gone already");
         }
+    }
+}
+
+/// A daemon that took the place of another in the same process has its children, and has to bury them.
+fn bury(pidfd: &OwnedFd) -> Ended {
+    let options = WaitIdOptions::EXITED | WaitIdOptions::NOHANG;
+    let Ok(Some(status)) = waitid(WaitId::PidFd(pidfd.as_fd()), options) else {
+        return Ended::Somehow;
+    };
+    // As wait(2) encodes it: the code in the upper byte, a signal in the lower one.
+    let code = status.exit_status().map(|code| code << 8);
+    match code.or(status.terminating_signal()) {
+        Some(raw) => Ended::With(ExitStatus::from_raw(raw)),
+        None => Ended::Somehow,
     }
 }
 

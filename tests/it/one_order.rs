@@ -196,6 +196,8 @@ async fn whatever_comes_at_once_ends_as_some_order_of_it() {
         for call in under_way {
             heard.push(call.await.unwrap());
         }
+        // The next daemon answers when it has finished what the last one had begun.
+        panel.info().await;
         eventually("a core", || async {
             (node.cores().len() == 1).then_some(())
         })

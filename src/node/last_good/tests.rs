@@ -51,6 +51,7 @@ fn applied(emails: &[&str]) -> Applied {
         skeleton: Arc::new(skeleton),
         roster,
         overrides: BTreeMap::from([("b".to_owned(), "out".to_owned())]),
+        unanswered: HashMap::new(),
         doubtful: false,
     }
 }
@@ -177,7 +178,7 @@ fn what_can_not_be_read_is_moved_aside() {
 }
 
 #[test]
-fn a_disk_that_refuses_is_said_to_be_old_until_it_takes_it_again() {
+fn where_the_disk_refuses_the_next_daemon_finds_it_elsewhere() {
     let disk = Disk::new();
     let mut last_good = disk.open();
     let before = applied(&["1"]);
@@ -185,15 +186,36 @@ fn a_disk_that_refuses_is_said_to_be_old_until_it_takes_it_again() {
     assert!(!last_good.wants_saving(Instant::now()));
     std::fs::create_dir_all(disk.path("last-good.new/in the way")).unwrap();
     last_good.save(Uuid::new_v4(), &applied(&["1", "2"]), None);
-    assert!(disk.open().load().unwrap().outdated);
     change(&mut last_good, &before, &["9"]);
+    last_good.set_stopped(true);
+    let found = disk.open().load().unwrap();
+    assert!(!found.outdated && found.stopped);
+    assert_eq!(emails(&found.applied), ["2", "9"]);
     assert!(!last_good.wants_saving(Instant::now()));
     assert!(last_good.wants_saving(Instant::now() + RETRY));
     std::fs::remove_dir_all(disk.path("last-good.new")).unwrap();
-    last_good.save(Uuid::new_v4(), &applied(&["1", "2"]), None);
+    last_good.save(Uuid::new_v4(), &applied(&["7"]), None);
+    std::fs::remove_dir_all(disk.runtime.path()).unwrap();
+    assert_eq!(emails(&disk.open().load().unwrap().applied), ["7"]);
+}
+
+#[test]
+fn where_nothing_can_be_written_it_is_said_to_be_old_and_can_be_forgotten() {
+    let disk = Disk::new();
+    let mut last_good = disk.open();
+    last_good.save(Uuid::new_v4(), &applied(&["1"]), None);
+    for folder in [disk.state.path(), disk.runtime.path()] {
+        std::fs::create_dir_all(folder.join("last-good.new/in the way")).unwrap();
+    }
+    last_good.save(Uuid::new_v4(), &applied(&["2"]), None);
     let found = disk.open().load().unwrap();
-    assert!(!found.outdated);
-    assert_eq!(emails(&found.applied), ["1", "2"]);
+    assert!(found.outdated);
+    assert_eq!(emails(&found.applied), ["1"]);
+    assert!(last_good.wants_saving(Instant::now() + SOON));
+    // A panel stops the node: nothing of it may come back.
+    last_good.set_stopped(true);
+    last_good.forget_if_it_is_wrong();
+    assert!(disk.open().load().is_none());
 }
 
 #[test]

@@ -1,5 +1,7 @@
 //! A core that outlived its daemon, found again by the next one.
 
+use std::time::{Duration, Instant};
+
 use super::{Core, Files, Launcher};
 use crate::xray::client::{self, Client};
 use crate::xray::config::Skeleton;
@@ -30,6 +32,21 @@ pub enum NotAdopted {
     Silent(client::Error),
 }
 
+/// How long a core that outlived its daemon may be silent. A machine that swaps, or was stopped for a
+/// moment, makes it so; panels wait, and connections live.
+const PATIENCE: Duration = Duration::from_secs(10);
+
+async fn answers(client: &Client) -> Result<(), client::Error> {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        match client.sys_stats().await {
+            Ok(_) => return Ok(()),
+            Err(error) if Instant::now() >= deadline => return Err(error),
+            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        }
+    }
+}
+
 impl Launcher {
     /// Takes over the core of a record, which runs `skeleton`.
     ///
@@ -51,7 +68,7 @@ impl Launcher {
             return Err(NotAdopted::Foreign);
         }
         let client = Client::new(files.socket.clone());
-        client.sys_stats().await.map_err(NotAdopted::Silent)?;
+        answers(&client).await.map_err(NotAdopted::Silent)?;
         tracing::info!(pid = process.pid(), %version, "took over the core that was running");
         Ok(Core::new(record.id, process, version, ready, files, tail))
     }

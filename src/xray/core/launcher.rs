@@ -105,11 +105,26 @@ impl Launcher {
         Ok(version)
     }
 
-    /// Asks Xray whether it would run this configuration. Binds nothing and touches no running core.
+    /// The version as it was last told, if that was of this very file. Never waits.
+    #[must_use]
+    pub fn known_version(&self) -> Option<Version> {
+        let file = std::fs::metadata(&self.binary).ok()?;
+        let known = *self.version.lock().unwrap_or_else(PoisonError::into_inner);
+        let (modified, length, version) = known?;
+        (file.modified().ok()? == modified && file.len() == length).then_some(version)
+    }
+
+    /// Asks Xray whether it would run this configuration, and says how long that took. Binds nothing and
+    /// touches no running core.
     ///
     /// # Errors
     /// [`Error::Refused`] with Xray's own words.
-    pub async fn check(&self, skeleton: &Skeleton, accounts: &impl Accounts) -> Result<(), Error> {
+    pub async fn check(
+        &self,
+        skeleton: &Skeleton,
+        accounts: &impl Accounts,
+    ) -> Result<Duration, Error> {
+        let began = Instant::now();
         let version = self.version().await?;
         let socket = self.runtime_dir.join("check.sock");
         let config = Self::render(skeleton, accounts, &socket, version)?;
@@ -139,7 +154,7 @@ impl Launcher {
         };
         let tail = Tail::new(self.tail_lines);
         match tokio::time::timeout(READY_DEADLINE, run).await {
-            Ok(Ok(output)) if output.status.success() => Ok(()),
+            Ok(Ok(output)) if output.status.success() => Ok(began.elapsed()),
             Ok(Ok(output)) => {
                 for text in [&output.stdout, &output.stderr] {
                     tail.extend(&String::from_utf8_lossy(text));
@@ -151,12 +166,13 @@ impl Launcher {
                 reason: error.to_string(),
             }),
             Err(_) => Err(Error::NotReady {
+                patience: READY_DEADLINE,
                 tail: tail.text(ERROR_LOG_BYTES),
             }),
         }
     }
 
-    /// Starts a core and returns it once its API answers.
+    /// Starts a core and returns it once its API answers, which has to be within `patience`.
     ///
     /// # Errors
     /// When the configuration can't be run; the process is gone then.
@@ -164,6 +180,7 @@ impl Launcher {
         &self,
         skeleton: &Skeleton,
         accounts: &impl Accounts,
+        patience: Duration,
     ) -> Result<Core, Error> {
         let version = self.version().await?;
         let files = self.fresh_files()?;
@@ -188,9 +205,11 @@ impl Launcher {
             (&files.socket, &files.fifo),
         );
         self.write_record(&record)?;
-        ready(process, &Client::new(files.socket.clone()), &tail).await?;
+        ready(process, &Client::new(files.socket.clone()), &tail, patience).await?;
         let record = record.now_ready();
-        self.write_record(&record)?;
+        if let Err(error) = self.write_record(&record) {
+            tracing::error!(%error, "the next daemon will not take this core over");
+        }
         let process = attempt.process.take().ok_or_else(gone)?;
         tracing::info!(pid = process.pid(), %version, "core started");
         Ok(Core::new(
@@ -201,6 +220,17 @@ impl Launcher {
             files,
             tail,
         ))
+    }
+
+    /// Whether a core could be recorded: better known before another one is stopped for it.
+    ///
+    /// # Errors
+    /// When the runtime folder can't be written.
+    pub fn can_record(&self) -> Result<(), Error> {
+        let path = self.runtime_dir.join("probe");
+        disk::write_private(&path, b"")
+            .and_then(|()| std::fs::remove_file(&path))
+            .map_err(|source| Error::Io { path, source })
     }
 
     fn write_record(&self, record: &Record) -> Result<(), Error> {
@@ -312,7 +342,11 @@ fn remove_stale_socket(path: &Path) {
     use std::os::unix::fs::FileTypeExt;
 
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
-    if is_socket && let Err(error) = std::fs::remove_file(path) {
+    // Somebody who listens there is somebody else; Xray will say so.
+    let is_stale = is_socket
+        && std::os::unix::net::UnixStream::connect(path)
+            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+    if is_stale && let Err(error) = std::fs::remove_file(path) {
         tracing::warn!(path = %path.display(), %error, "a socket that the config listens on is in the way");
     }
 }
@@ -358,13 +392,19 @@ fn gone() -> Error {
 
 /// Looks every few milliseconds, and at the process at the same time: a core that ends early says
 /// why, and nobody has to wait for a deadline.
-async fn ready(process: &Process, client: &Client, tail: &Tail) -> Result<(), Error> {
-    let deadline = Instant::now() + READY_DEADLINE;
+async fn ready(
+    process: &Process,
+    client: &Client,
+    tail: &Tail,
+    patience: Duration,
+) -> Result<(), Error> {
+    let deadline = Instant::now() + patience;
     loop {
         let answers = tokio::select! {
             biased;
             how = process.ended() => return Err(ended(&how.to_string(), tail)),
             answer = client.sys_stats() => answer.is_ok(),
+            () = tokio::time::sleep_until(deadline.into()) => false,
         };
         if answers {
             return Ok(());
@@ -372,6 +412,7 @@ async fn ready(process: &Process, client: &Client, tail: &Tail) -> Result<(), Er
         if Instant::now() >= deadline {
             process.kill().await;
             return Err(Error::NotReady {
+                patience,
                 tail: tail.text(ERROR_LOG_BYTES),
             });
         }
