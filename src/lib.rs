@@ -12,6 +12,8 @@
 //!        gate: who calls    at a time           core: a process, start to end
 //!        grpc: messages   plan, roster: pure    client: its API, typed
 //!        status: codes    reads: never wait     logs: every line to every viewer
+//!                         boot: what was left   record: found by the next daemon
+//!                         last_good: on disk
 //! ```
 //!
 //! Calls go one way, to the right. `node` knows no type of a transport, `xray` knows no session.

@@ -1,0 +1,257 @@
+//! What a node goes back to when something new does not work, and what it does not bring back.
+
+use std::collections::BTreeSet;
+use std::time::{Duration, Instant};
+
+use nix::fcntl::{Flock, FlockArg};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::json;
+use tonic::Code;
+
+use crate::NODE;
+use crate::support::users::{id, numbered, user};
+use crate::support::xray::{vless_config, vless_inbound, vless_outbound};
+use crate::support::{Echo, NodeProcess, Panel, Streams, XrayClient, eventually, ports};
+
+fn unix_inbound(path: &std::path::Path) -> serde_json::Value {
+    let mut inbound = vless_inbound("unix", 1);
+    inbound["listen"] = json!(path);
+    inbound.as_object_mut().unwrap().remove("port");
+    inbound
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_core_that_hangs_at_its_start_costs_three_seconds_at_most() {
+    let node = NodeProcess::start(NODE);
+    let panel = Panel::of(&node);
+    let (config, users) = (vless_config(ports::free()), numbered(0..3, &["vless"]));
+    panel.start(&config, &users).await.unwrap();
+    // Xray waits for ever for the lock of a socket that somebody else holds.
+    let path = node.folder().join("inbound.sock");
+    let lock = std::fs::File::create(node.folder().join("inbound.sock.lock")).unwrap();
+    let _held = Flock::lock(lock, FlockArg::LockExclusive).unwrap();
+    let mut hangs = config.clone();
+    hangs["inbounds"]
+        .as_array_mut()
+        .unwrap()
+        .insert(0, unix_inbound(&path));
+    let began = Instant::now();
+    let error = panel.start(&hangs, &users).await.unwrap_err();
+    assert!(error.message().contains("did not become ready"), "{error}");
+    assert!(
+        began.elapsed() < Duration::from_secs(3),
+        "{:?}",
+        began.elapsed()
+    );
+    assert!(panel.info().await.started);
+    node.core();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_socket_that_somebody_listens_on_is_left_alone() {
+    let node = NodeProcess::start(NODE);
+    let panel = Panel::of(&node);
+    let config = vless_config(ports::free());
+    panel.start(&config, &[]).await.unwrap();
+    let path = node.folder().join("somebody.sock");
+    let _somebody = std::os::unix::net::UnixListener::bind(&path).unwrap();
+    let mut taken = config.clone();
+    taken["inbounds"]
+        .as_array_mut()
+        .unwrap()
+        .push(unix_inbound(&path));
+    panel.start(&taken, &[]).await.unwrap_err();
+    std::os::unix::net::UnixStream::connect(&path).unwrap();
+    assert!(panel.info().await.started);
+}
+
+async fn die(node: &NodeProcess, panel: &Panel, times: usize) {
+    let mut last = 0;
+    for _ in 0..times {
+        last = eventually("a core", || async {
+            match node.cores().as_slice() {
+                [core] if *core != last && panel.info().await.started => Some(*core),
+                _ => None,
+            }
+        })
+        .await;
+        kill(Pid::from_raw(last), Signal::SIGKILL).unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_user_who_was_removed_is_not_brought_back_by_the_configuration_before() {
+    let node = NodeProcess::start(NODE);
+    let panel = Panel::of(&node);
+    let base = vless_config(ports::free());
+    let mut both = base.clone();
+    both["inbounds"]
+        .as_array_mut()
+        .unwrap()
+        .push(vless_inbound("more", ports::free()));
+    panel
+        .start(&both, &numbered(0..3, &["vless", "more"]))
+        .await
+        .unwrap();
+    panel
+        .start(&base, &numbered(0..3, &["vless"]))
+        .await
+        .unwrap();
+    panel.sync_user(user("1", &[])).await.unwrap();
+    die(&node, &panel, 3).await;
+    // The panel sends the same again while it is down: that is no new beginning.
+    eventually("it is tried again", || async {
+        panel
+            .start(&base, &[user("0", &["vless"]), user("2", &["vless"])])
+            .await
+            .ok()
+    })
+    .await;
+    die(&node, &panel, 2).await;
+    eventually("the configuration before", || async {
+        node.log()
+            .contains("going back to the one before")
+            .then_some(())
+    })
+    .await;
+    eventually("a core", || async {
+        panel.info().await.started.then_some(())
+    })
+    .await;
+    for tag in ["vless", "more"] {
+        let served = node.served_on(tag).await;
+        assert_eq!(
+            served,
+            BTreeSet::from(["0".to_owned(), "2".to_owned()]),
+            "{tag}"
+        );
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_of_a_core_that_died_in_the_middle_of_a_list_are_all_there() {
+    let node = NodeProcess::start(NODE);
+    let panel = Panel::of(&node);
+    let count = 2000;
+    let users = numbered(0..count, &["vless"]);
+    panel
+        .start(&vless_config(ports::free()), &users)
+        .await
+        .unwrap();
+    let core = node.core();
+    // Everybody gets another secret, and the core dies over it.
+    let changed: Vec<_> = (0..count)
+        .map(|number| {
+            let mut changed = user(&number.to_string(), &["vless"]);
+            let vless = changed.proxies.as_mut().unwrap().vless.as_mut().unwrap();
+            vless.id = id(&format!("other {number}")).to_string();
+            changed
+        })
+        .collect();
+    let list = panel.clone();
+    let sync = tokio::spawn(async move { list.sync_all(&changed).await });
+    tokio::time::sleep(Duration::from_millis(60)).await;
+    kill(Pid::from_raw(core), Signal::SIGKILL).unwrap();
+    drop(sync.await.unwrap());
+    eventually("another core", || async {
+        (panel.info().await.started && !node.cores().contains(&core)).then_some(())
+    })
+    .await;
+    assert_eq!(node.served_on("vless").await.len(), count);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_serves_without_a_session_can_be_stopped() {
+    let mut node = NodeProcess::start_with(NODE, &[("STOP_GRACE", "1s")]);
+    let panel = Panel::of(&node);
+    panel
+        .start(&vless_config(ports::free()), &[])
+        .await
+        .unwrap();
+    assert!(node.stop().success());
+    std::fs::remove_dir_all(node.folder().join("run")).unwrap();
+    node.launch();
+    let panel = Panel::of(&node);
+    eventually("it serves again", || async {
+        (node.cores().len() == 1).then_some(())
+    })
+    .await;
+    let error = panel.stop().await.unwrap_err();
+    assert_eq!(
+        (error.code(), error.message()),
+        (Code::Unavailable, "backend not initialized")
+    );
+    eventually("the core ends", || async {
+        node.cores().is_empty().then_some(())
+    })
+    .await;
+    node.kill();
+    node.launch();
+    assert!(!panel.info().await.started || node.cores().is_empty());
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(node.cores(), Vec::<i32>::new(), "also not after a restart");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_moved_runtime_folder_leaves_no_second_core() {
+    let mut node = NodeProcess::start(NODE);
+    let panel = Panel::of(&node);
+    let (echo, port) = (Echo::start().await, ports::free());
+    panel
+        .start(&vless_config(port), &numbered(0..1, &["vless"]))
+        .await
+        .unwrap();
+    let before = node.core();
+    node.kill();
+    let other = node.folder().join("elsewhere").display().to_string();
+    node.set("RUNTIME_DIR", &other);
+    node.launch();
+    eventually("the old core ends", || async {
+        (!std::path::Path::new(&format!("/proc/{before}")).exists()).then_some(())
+    })
+    .await;
+    let client = XrayClient::start(&vless_outbound(port, id("0")));
+    eventually("it serves", || async {
+        let mut stream = client.connect(echo.address).await.ok()?;
+        tokio::io::AsyncWriteExt::write_u8(&mut stream, 1)
+            .await
+            .ok()?;
+        let read = tokio::io::AsyncReadExt::read_u8(&mut stream);
+        tokio::time::timeout(Duration::from_secs(1), read)
+            .await
+            .ok()?
+            .ok()
+    })
+    .await;
+    let streams = Streams::hold(&client, &echo, 3).await;
+    assert_eq!(streams.end().await.broken, 0);
+    assert!(node.stop().success());
+    node.set(
+        "RUNTIME_DIR",
+        &node.folder().join("run").display().to_string(),
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn information_does_not_wait_for_a_binary_that_hangs() {
+    let folder = tempfile::tempdir().unwrap();
+    let binary = folder.path().join("xray");
+    std::fs::write(&binary, "#!/bin/sh\nexec sleep 30\n").unwrap();
+    std::fs::set_permissions(&binary, std::os::unix::fs::PermissionsExt::from_mode(0o755)).unwrap();
+    let mut node =
+        NodeProcess::prepare(NODE, &[("XRAY_EXECUTABLE_PATH", binary.to_str().unwrap())]);
+    node.launch();
+    // The node itself asks once, when it begins.
+    let panel = Panel::of(&node);
+    panel.info().await;
+    for _ in 0..3 {
+        let asked = Instant::now();
+        assert!(!panel.info().await.started);
+        assert!(
+            asked.elapsed() < Duration::from_secs(1),
+            "{:?}",
+            asked.elapsed()
+        );
+    }
+}
