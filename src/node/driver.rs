@@ -20,29 +20,31 @@
 //! also when its caller has gone: so a repeat of a change that is under way finds it done. What
 //! everybody may read is published as a [`State`] with every step; readers never wait for a change.
 
+mod control;
+mod death;
+mod ladder;
+
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
-use uuid::Uuid;
 
 use super::Error;
 use super::applied::Applied;
 use super::apply::change_users;
-use super::backoff::{Backoff, STABLE};
 use super::boot;
 use super::change::{Change, Outcome};
 use super::control::Control;
+use super::endurance::Endurance;
 use super::grace::Grace;
 use super::last_good::LastGood;
-use super::plan::{self, Desired, Plan};
+use super::plan;
 use super::roster::Roster;
-use super::routing::{self, Left};
+use super::routing;
 use super::session::Session;
 use super::state::{Serving, State};
-use crate::xray::config::Rule;
-use crate::xray::core::{Core, Launcher, READY_DEADLINE};
+use crate::xray::core::{Core, Launcher};
 use crate::xray::leftover;
 
 /// How often deadlines and the disk are looked after.
@@ -50,17 +52,6 @@ const TICK: Duration = Duration::from_millis(500);
 
 /// What lingers has at least so long under a new daemon: its panel could not reach the last one.
 const COMING_BACK: Duration = Duration::from_secs(3);
-/// So many failures in a row make a new configuration give way to the one before.
-const TRIES_OF_A_NEW_CONFIG: u32 = 5;
-/// So many make any configuration wait for somebody who changes something.
-const TRIES: u32 = 10;
-
-/// How long a core may take to be ready when another one was stopped for it. Trying its configuration
-/// took so long, which is all of a start but the listening.
-fn patience(tried: Duration) -> Duration {
-    Duration::from_millis(1500) + 3 * tried
-}
-
 /// A change on its way to the driver, and where its outcome goes.
 pub(super) type Queued = (Change, oneshot::Sender<Outcome>);
 
@@ -75,9 +66,8 @@ pub(super) struct Driver {
     /// Until when the core serves on though no panel has control; `None` for ever.
     linger_until: Option<Instant>,
     phase: Phase,
-    backoff: Backoff,
-    /// What served before what serves now, until that has proved itself.
-    proven: Option<Applied>,
+    /// Keeps what served before what serves now, until that has proved itself.
+    endurance: Endurance<Applied>,
     last_good: LastGood,
 }
 
@@ -147,8 +137,7 @@ impl Driver {
             keep_alive,
             linger_until,
             phase,
-            backoff: Backoff::default(),
-            proven: None,
+            endurance: Endurance::default(),
             last_good,
         };
         driver.publish();
@@ -290,148 +279,6 @@ impl Driver {
         }
     }
 
-    /// Ends the session. The core goes with it only where no grace is wanted.
-    async fn stop(&mut self) -> Outcome {
-        if self.session.take().is_none() {
-            // What serves without a session, after a restart of the machine, is stopped, too.
-            if !matches!(self.phase, Phase::Idle) {
-                self.last_good.set_stopped(true);
-                self.linger_until.get_or_insert_with(Instant::now);
-                self.linger_on();
-            }
-            return Err(Error::NotInitialized);
-        }
-        let grace = self.grace.get();
-        self.last_good.set_stopped(true);
-        if grace.is_zero() {
-            tracing::info!("the panel stopped the node");
-            self.stop_core().await;
-        } else {
-            tracing::info!(
-                grace_s = grace.as_secs(),
-                "the panel stopped the node; connections go on for a while, in case it comes back"
-            );
-            self.linger_until = Instant::now().checked_add(grace);
-            self.write_control();
-            self.publish();
-        }
-        Ok(None)
-    }
-
-    /// A panel that tries to come back is still there, though it does not get in.
-    fn linger_on(&mut self) {
-        if self.session.is_none() && self.linger_until.is_some() {
-            let grace = Instant::now().checked_add(self.grace.get());
-            self.linger_until = self.linger_until.max(grace);
-            self.write_control();
-        }
-    }
-
-    async fn add_rule(&mut self, rule: &Rule, reset: bool) -> Result<(), Error> {
-        let launcher = Arc::clone(&self.launcher);
-        let (core, applied, _) = self.serving()?;
-        if !reset {
-            return routing::add_rule(&launcher, core, applied, rule).await;
-        }
-        match routing::replace_rules(&launcher, core, applied, rule).await {
-            Ok(()) => Ok(()),
-            Err((error, Left::Unchanged)) => Err(error),
-            Err((error, Left::Unknown)) => {
-                tracing::warn!(%error, "nobody knows which rules the core has, so it is started anew with those of before");
-                self.restart().await?;
-                Err(error)
-            }
-        }
-    }
-
-    /// Takes the lowest rung of the ladder that leads to what is wanted.
-    async fn reach(&mut self, desired: Desired) -> Result<(), Error> {
-        let (core, applied) = match &mut self.phase {
-            Phase::Serving { core, applied } if !core.has_ended() => (core, applied),
-            _ => return self.start_fresh(desired).await,
-        };
-        if !routing::settle(core, applied).await {
-            tracing::warn!("start: nobody knows which rules the core has");
-            let took = self
-                .launcher
-                .check(&desired.skeleton, &desired.roster)
-                .await?;
-            return self.exchange(desired, patience(took)).await;
-        }
-        let step = tokio::task::block_in_place(|| {
-            plan::plan(&applied.skeleton, &applied.roster, &desired)
-        });
-        if !matches!(step, Plan::Restart { .. }) {
-            routing::free_balancers(core, applied).await;
-        }
-        match step {
-            Plan::Nothing => {
-                tracing::info!("start: the node runs exactly this already");
-                Ok(())
-            }
-            Plan::Users(changes) => {
-                tracing::info!(changes = changes.len(), "start: only users differ");
-                change_users(core.client(), applied, &mut self.last_good, changes).await
-            }
-            Plan::Rules { steps, changes } => {
-                tracing::info!(
-                    appended = steps.append.len(),
-                    removed = steps.remove.len(),
-                    users = changes.len(),
-                    "start: only routing rules and users differ"
-                );
-                let took = self
-                    .launcher
-                    .check(&desired.skeleton, &desired.roster)
-                    .await?;
-                if let Err(error) = routing::change_rules(&self.launcher, core, &steps).await {
-                    tracing::warn!(%error, "the core does not change its rules, so it is started anew");
-                    return self.exchange(desired, patience(took)).await;
-                }
-                applied.skeleton = desired.skeleton;
-                let changed =
-                    change_users(core.client(), applied, &mut self.last_good, changes).await;
-                self.changed();
-                changed
-            }
-            Plan::Restart { because } => {
-                tracing::info!(
-                    because = because.join(", "),
-                    "start: the core has to be started anew"
-                );
-                let took = self
-                    .launcher
-                    .check(&desired.skeleton, &desired.roster)
-                    .await?;
-                self.exchange(desired, patience(took)).await
-            }
-        }
-    }
-
-    /// Nothing serves, so nothing can be lost: the start itself is the test.
-    async fn start_fresh(&mut self, desired: Desired) -> Result<(), Error> {
-        if matches!(self.phase, Phase::Serving { .. }) {
-            // Its core has ended, and nobody has looked at it since.
-            let before = self.take_applied().await;
-            self.phase = before.map_or(Phase::Idle, |applied| Phase::Down {
-                applied,
-                retry: tokio::time::Instant::now(),
-            });
-        }
-        let is_the_same = match &self.phase {
-            Phase::Down { applied, .. } => applied.skeleton == desired.skeleton,
-            _ => false,
-        };
-        let mut applied = Applied::from(desired);
-        let core = applied.launch(&self.launcher, READY_DEADLINE).await?;
-        if !is_the_same {
-            self.backoff = Backoff::default();
-            self.proven = None;
-        }
-        self.serve(core, applied);
-        Ok(())
-    }
-
     /// What there is to serve, after the core that serves it has been stopped.
     async fn take_applied(&mut self) -> Option<Applied> {
         match std::mem::replace(&mut self.phase, Phase::Idle) {
@@ -443,58 +290,6 @@ impl Driver {
                 Some(applied)
             }
         }
-    }
-
-    async fn restart(&mut self) -> Result<(), Error> {
-        if self.session.is_none() {
-            return Err(Error::NotInitialized);
-        }
-        let Some(mut applied) = self.take_applied().await else {
-            return Err(Error::NotInitialized);
-        };
-        match applied.launch(&self.launcher, READY_DEADLINE).await {
-            Ok(core) => {
-                self.serve(core, applied);
-                Ok(())
-            }
-            Err(failure) => {
-                self.come_back_now(applied);
-                Err(failure.into())
-            }
-        }
-    }
-
-    /// From the running core to one with another configuration, and back when that fails.
-    ///
-    /// The new one gets `patience` until it is ready: nobody is served meanwhile.
-    async fn exchange(&mut self, desired: Desired, patience: Duration) -> Result<(), Error> {
-        self.launcher.can_record()?;
-        let has_proved_itself = self.runs_for() >= STABLE;
-        let Some(mut before) = self.take_applied().await else {
-            return self.start_fresh(desired).await;
-        };
-        let mut applied = Applied::from(desired);
-        let failure = match applied.launch(&self.launcher, patience).await {
-            Ok(core) => {
-                // What has not proved itself is no place to go back to, where there is another one.
-                if has_proved_itself || self.proven.is_none() {
-                    self.proven = Some(before);
-                }
-                self.backoff = Backoff::default();
-                self.serve(core, applied);
-                return Ok(());
-            }
-            Err(failure) => Error::from(failure),
-        };
-        tracing::warn!(error = %failure, "the new configuration does not run, going back to the last one");
-        match before.launch(&self.launcher, READY_DEADLINE).await {
-            Ok(core) => self.serve(core, before),
-            Err(error) => {
-                tracing::error!(%error, "the last configuration does not start either");
-                self.come_back_now(before);
-            }
-        }
-        Err(failure)
     }
 
     fn come_back_now(&mut self, applied: Applied) {
@@ -526,52 +321,6 @@ impl Driver {
         }
     }
 
-    fn begin_session(&mut self, keep_alive: Option<Duration>) -> Uuid {
-        let id = Uuid::new_v4();
-        self.session = Some(Arc::new(Session::new(id, keep_alive, Instant::now())));
-        self.linger_until = None;
-        self.last_good.set_stopped(false);
-        self.write_control();
-        self.publish();
-        id
-    }
-
-    fn write_control(&self) {
-        let control = Control::of(self.session.as_deref(), self.linger_until);
-        control.write(&self.launcher.runtime_dir);
-    }
-
-    async fn on_tick(&mut self, now: Instant) {
-        let expired = self.session.as_ref();
-        if expired.is_some_and(|session| session.has_expired(now)) {
-            tracing::warn!("the panel has been silent for the whole keep_alive, stopping the core");
-            self.session = None;
-            self.end_service().await;
-        } else if self.session.is_none() && self.linger_until.is_some_and(|until| now >= until) {
-            tracing::info!("no panel came back, stopping the core");
-            self.end_service().await;
-        }
-        if self.proven.is_some() && self.runs_for() >= STABLE {
-            self.proven = None;
-        }
-        if self.last_good.wants_saving(now) {
-            if matches!(self.phase, Phase::Idle) {
-                self.last_good.forget();
-            } else {
-                self.save();
-            }
-        }
-        tokio::task::block_in_place(|| self.last_good.sync());
-    }
-
-    async fn end_service(&mut self) {
-        self.linger_until = None;
-        self.last_good.set_stopped(true);
-        self.last_good.forget_if_it_is_wrong();
-        self.stop_core().await;
-        self.write_control();
-    }
-
     fn runs_for(&self) -> Duration {
         match &self.phase {
             Phase::Serving { core, .. } => core.ready_since().elapsed(),
@@ -580,80 +329,12 @@ impl Driver {
     }
 
     async fn stop_core(&mut self) {
-        self.proven = None;
+        self.endurance = Endurance::default();
         let phase = std::mem::replace(&mut self.phase, Phase::Idle);
         self.publish();
         if let Phase::Serving { core, .. } = phase {
             core.stop().await;
         }
-    }
-
-    async fn on_core(&mut self, event: CoreEvent) {
-        let Some(mut applied) = self.take_applied().await else {
-            return;
-        };
-        let (ran, how) = match event {
-            CoreEvent::Ended { how, ran } => {
-                let line = format!("xray process exited unexpectedly: {how}");
-                self.launcher.logs.push(&line);
-                tracing::error!(how, ran_s = ran.as_secs(), "the core ended unexpectedly");
-                (ran, how)
-            }
-            CoreEvent::RetryDue => match applied.launch(&self.launcher, READY_DEADLINE).await {
-                Ok(core) => {
-                    return self.serve(core, applied);
-                }
-                Err(error) => {
-                    tracing::error!(%error, "the core can't be started again");
-                    (Duration::ZERO, error.to_string())
-                }
-            },
-        };
-        let wait = self.backoff.next(ran, rand::random());
-        let failures = self.backoff.failures();
-        self.phase = match self.proven.take() {
-            Some(proven) if failures >= TRIES_OF_A_NEW_CONFIG => {
-                let line = format!(
-                    "the new configuration failed {failures} times, going back to the one before: {how}"
-                );
-                self.launcher.logs.push(&line);
-                tracing::error!(
-                    failures,
-                    "the new configuration fails, going back to the one before"
-                );
-                self.backoff = Backoff::default();
-                Phase::Down {
-                    applied: proven.with_users_of(&applied),
-                    retry: tokio::time::Instant::now(),
-                }
-            }
-            proven if failures < TRIES => {
-                self.proven = proven;
-                tracing::info!(
-                    failures,
-                    wait_ms = wait.as_millis(),
-                    "starting the core again"
-                );
-                Phase::Down {
-                    applied,
-                    retry: tokio::time::Instant::now() + wait,
-                }
-            }
-            _ => {
-                let line = format!("the core failed {failures} times and stays down: {how}");
-                self.launcher.logs.push(&line);
-                tracing::error!(
-                    failures,
-                    how,
-                    "the core stays down until a panel starts the node"
-                );
-                Phase::GaveUp {
-                    applied,
-                    why: line.into(),
-                }
-            }
-        };
-        self.publish();
     }
 
     fn publish(&self) {

@@ -11,6 +11,7 @@ mod boot;
 mod change;
 mod control;
 mod driver;
+mod endurance;
 mod grace;
 mod last_good;
 mod plan;

@@ -1,0 +1,70 @@
+//! What becomes of a configuration whose core has died.
+
+use std::time::Duration;
+
+use super::{CoreEvent, Driver, Phase};
+use crate::node::endurance::Verdict;
+use crate::xray::core::READY_DEADLINE;
+
+impl Driver {
+    pub(super) async fn on_core(&mut self, event: CoreEvent) {
+        let Some(mut applied) = self.take_applied().await else {
+            return;
+        };
+        let (ran, how) = match event {
+            CoreEvent::Ended { how, ran } => {
+                let line = format!("xray process exited unexpectedly: {how}");
+                self.launcher.logs.push(&line);
+                tracing::error!(how, ran_s = ran.as_secs(), "the core ended unexpectedly");
+                (ran, how)
+            }
+            CoreEvent::RetryDue => match applied.launch(&self.launcher, READY_DEADLINE).await {
+                Ok(core) => {
+                    return self.serve(core, applied);
+                }
+                Err(error) => {
+                    tracing::error!(%error, "the core can't be started again");
+                    (Duration::ZERO, error.to_string())
+                }
+            },
+        };
+        self.phase = match self.endurance.failed(ran, rand::random()) {
+            Verdict::Again { wait, failures } => {
+                let wait_ms = wait.as_millis();
+                tracing::info!(failures, wait_ms, "starting the core again");
+                Phase::Down {
+                    applied,
+                    retry: tokio::time::Instant::now() + wait,
+                }
+            }
+            Verdict::Back { to, failures } => {
+                let line = format!(
+                    "the new configuration failed {failures} times, going back to the one before: {how}"
+                );
+                self.launcher.logs.push(&line);
+                tracing::error!(
+                    failures,
+                    "the new configuration fails, going back to the one before"
+                );
+                Phase::Down {
+                    applied: to.with_users_of(&applied),
+                    retry: tokio::time::Instant::now(),
+                }
+            }
+            Verdict::GiveUp { failures } => {
+                let line = format!("the core failed {failures} times and stays down: {how}");
+                self.launcher.logs.push(&line);
+                tracing::error!(
+                    failures,
+                    how,
+                    "the core stays down until a panel starts the node"
+                );
+                Phase::GaveUp {
+                    applied,
+                    why: line.into(),
+                }
+            }
+        };
+        self.publish();
+    }
+}

@@ -1,0 +1,178 @@
+//! From what runs to what is wanted, by the lowest rung that leads there.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::{Driver, Phase};
+use crate::node::Error;
+use crate::node::applied::Applied;
+use crate::node::apply::change_users;
+use crate::node::endurance::Endurance;
+use crate::node::plan::{self, Desired, Plan};
+use crate::node::routing::{self, Left};
+use crate::xray::config::Rule;
+use crate::xray::core::READY_DEADLINE;
+
+/// How long a core may take to be ready when another one was stopped for it. Trying its configuration
+/// took so long, which is all of a start but the listening.
+fn patience(tried: Duration) -> Duration {
+    Duration::from_millis(1500) + 3 * tried
+}
+
+impl Driver {
+    /// Takes the lowest rung of the ladder that leads to what is wanted.
+    pub(super) async fn reach(&mut self, desired: Desired) -> Result<(), Error> {
+        let (core, applied) = match &mut self.phase {
+            Phase::Serving { core, applied } if !core.has_ended() => (core, applied),
+            _ => return self.start_fresh(desired).await,
+        };
+        if !routing::settle(core, applied).await {
+            tracing::warn!("start: nobody knows which rules the core has");
+            let took = self
+                .launcher
+                .check(&desired.skeleton, &desired.roster)
+                .await?;
+            return self.exchange(desired, patience(took)).await;
+        }
+        let step = tokio::task::block_in_place(|| {
+            plan::plan(&applied.skeleton, &applied.roster, &desired)
+        });
+        if !matches!(step, Plan::Restart { .. }) {
+            routing::free_balancers(core, applied).await;
+        }
+        match step {
+            Plan::Nothing => {
+                tracing::info!("start: the node runs exactly this already");
+                Ok(())
+            }
+            Plan::Users(changes) => {
+                tracing::info!(changes = changes.len(), "start: only users differ");
+                change_users(core.client(), applied, &mut self.last_good, changes).await
+            }
+            Plan::Rules { steps, changes } => {
+                tracing::info!(
+                    appended = steps.append.len(),
+                    removed = steps.remove.len(),
+                    users = changes.len(),
+                    "start: only routing rules and users differ"
+                );
+                let took = self
+                    .launcher
+                    .check(&desired.skeleton, &desired.roster)
+                    .await?;
+                if let Err(error) = routing::change_rules(&self.launcher, core, &steps).await {
+                    tracing::warn!(%error, "the core does not change its rules, so it is started anew");
+                    return self.exchange(desired, patience(took)).await;
+                }
+                applied.skeleton = desired.skeleton;
+                let changed =
+                    change_users(core.client(), applied, &mut self.last_good, changes).await;
+                self.changed();
+                changed
+            }
+            Plan::Restart { because } => {
+                tracing::info!(
+                    because = because.join(", "),
+                    "start: the core has to be started anew"
+                );
+                let took = self
+                    .launcher
+                    .check(&desired.skeleton, &desired.roster)
+                    .await?;
+                self.exchange(desired, patience(took)).await
+            }
+        }
+    }
+
+    /// Nothing serves, so nothing can be lost: the start itself is the test.
+    pub(super) async fn start_fresh(&mut self, desired: Desired) -> Result<(), Error> {
+        if matches!(self.phase, Phase::Serving { .. }) {
+            // Its core has ended, and nobody has looked at it since.
+            let before = self.take_applied().await;
+            self.phase = before.map_or(Phase::Idle, |applied| Phase::Down {
+                applied,
+                retry: tokio::time::Instant::now(),
+            });
+        }
+        let is_the_same = match &self.phase {
+            Phase::Down { applied, .. } => applied.skeleton == desired.skeleton,
+            _ => false,
+        };
+        let mut applied = Applied::from(desired);
+        let core = applied.launch(&self.launcher, READY_DEADLINE).await?;
+        if !is_the_same {
+            self.endurance = Endurance::default();
+        }
+        self.serve(core, applied);
+        Ok(())
+    }
+
+    /// From the running core to one with another configuration, and back when that fails.
+    ///
+    /// The new one gets `patience` until it is ready: nobody is served meanwhile.
+    pub(super) async fn exchange(
+        &mut self,
+        desired: Desired,
+        patience: Duration,
+    ) -> Result<(), Error> {
+        self.launcher.can_record()?;
+        let ran = self.runs_for();
+        let Some(mut before) = self.take_applied().await else {
+            return self.start_fresh(desired).await;
+        };
+        let mut applied = Applied::from(desired);
+        let failure = match applied.launch(&self.launcher, patience).await {
+            Ok(core) => {
+                self.endurance.replaced(before, ran);
+                self.serve(core, applied);
+                return Ok(());
+            }
+            Err(failure) => Error::from(failure),
+        };
+        tracing::warn!(error = %failure, "the new configuration does not run, going back to the last one");
+        match before.launch(&self.launcher, READY_DEADLINE).await {
+            Ok(core) => self.serve(core, before),
+            Err(error) => {
+                tracing::error!(%error, "the last configuration does not start either");
+                self.come_back_now(before);
+            }
+        }
+        Err(failure)
+    }
+
+    pub(super) async fn restart(&mut self) -> Result<(), Error> {
+        if self.session.is_none() {
+            return Err(Error::NotInitialized);
+        }
+        let Some(mut applied) = self.take_applied().await else {
+            return Err(Error::NotInitialized);
+        };
+        match applied.launch(&self.launcher, READY_DEADLINE).await {
+            Ok(core) => {
+                self.serve(core, applied);
+                Ok(())
+            }
+            Err(failure) => {
+                self.come_back_now(applied);
+                Err(failure.into())
+            }
+        }
+    }
+
+    pub(super) async fn add_rule(&mut self, rule: &Rule, reset: bool) -> Result<(), Error> {
+        let launcher = Arc::clone(&self.launcher);
+        let (core, applied, _) = self.serving()?;
+        if !reset {
+            return routing::add_rule(&launcher, core, applied, rule).await;
+        }
+        match routing::replace_rules(&launcher, core, applied, rule).await {
+            Ok(()) => Ok(()),
+            Err((error, Left::Unchanged)) => Err(error),
+            Err((error, Left::Unknown)) => {
+                tracing::warn!(%error, "nobody knows which rules the core has, so it is started anew with those of before");
+                self.restart().await?;
+                Err(error)
+            }
+        }
+    }
+}
