@@ -39,6 +39,7 @@ use super::control::Control;
 use super::endurance::Endurance;
 use super::grace::Grace;
 use super::last_good::LastGood;
+use super::phase::Phase;
 use super::plan;
 use super::roster::Roster;
 use super::routing;
@@ -69,6 +70,8 @@ pub(super) struct Driver {
     /// Keeps what served before what serves now, until that has proved itself.
     endurance: Endurance<Applied>,
     last_good: LastGood,
+    /// How many changes there were: the one order that they have.
+    generation: u64,
 }
 
 /// How a driver ends.
@@ -80,24 +83,6 @@ pub(super) struct Leave {
     pub(super) detach: CancellationToken,
     /// The driver has left.
     pub(super) gone: CancellationToken,
-}
-
-#[expect(
-    clippy::large_enum_variant,
-    reason = "there is one of it, and it is nearly always the large one"
-)]
-pub(super) enum Phase {
-    /// Nothing runs and nothing should.
-    Idle,
-    /// A core serves.
-    Serving { core: Core, applied: Applied },
-    /// The core died and comes back by itself.
-    Down {
-        applied: Applied,
-        retry: tokio::time::Instant,
-    },
-    /// The core died too often: it waits for somebody to change something.
-    GaveUp { applied: Applied, why: Arc<str> },
 }
 
 impl Driver {
@@ -139,6 +124,7 @@ impl Driver {
             phase,
             endurance: Endurance::default(),
             last_good,
+            generation: 0,
         };
         driver.publish();
         driver
@@ -163,12 +149,15 @@ impl Driver {
                 },
                 queued = self.queue.recv() => match queued {
                     Some((change, reply)) => {
+                        self.generation += 1;
+                        let (generation, what) = (self.generation, format!("{change:?}"));
                         // A driver that leaves its core behind finishes what it has begun.
                         let outcome = tokio::select! {
                             biased;
                             () = leave.stop.cancelled() => break,
                             outcome = self.apply(change) => outcome,
                         };
+                        tracing::debug!(generation, what, made = outcome.is_ok(), "a change");
                         if let (Ok(_), Some(session)) = (&outcome, &self.session) {
                             // However long it took: a panel that waits for us is there.
                             session.touch(Instant::now());
@@ -356,31 +345,5 @@ impl Driver {
             serving,
             gave_up,
         });
-    }
-}
-
-/// Something that a phase was waiting for.
-enum CoreEvent {
-    Ended { how: String, ran: Duration },
-    RetryDue,
-}
-
-impl Phase {
-    /// Cancel-safe: it only watches.
-    async fn event(&self) -> CoreEvent {
-        match self {
-            Self::Idle | Self::GaveUp { .. } => std::future::pending().await,
-            Self::Serving { core, .. } => {
-                let how = core.ended().await;
-                CoreEvent::Ended {
-                    how,
-                    ran: core.ready_since().elapsed(),
-                }
-            }
-            Self::Down { retry, .. } => {
-                tokio::time::sleep_until(*retry).await;
-                CoreEvent::RetryDue
-            }
-        }
     }
 }

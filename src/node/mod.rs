@@ -14,6 +14,7 @@ mod driver;
 mod endurance;
 mod grace;
 mod last_good;
+mod phase;
 mod plan;
 mod reads;
 mod roster;

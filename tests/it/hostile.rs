@@ -13,7 +13,7 @@ use uuid::Uuid;
 use crate::NODE;
 use crate::support::panel::{tls, tls_offering};
 use crate::support::rest::{Http, Rest};
-use crate::support::{NodeProcess, Panel};
+use crate::support::{NodeProcess, Panel, ports};
 
 const MIB: u64 = 1 << 10;
 
@@ -268,4 +268,85 @@ async fn connections_have_their_limits() {
     }
     assert_eq!(closed, 30);
     assert!(!Panel::of(&node).info().await.started);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_port_for_the_buttons_is_no_better_place_to_guess() {
+    let buttons = ports::free().to_string();
+    let settings = [("API_PORT", &*buttons), ("BODY_TIMEOUT", "2s")];
+    let node = std::sync::Arc::new(NodeProcess::start_with(NODE, &settings));
+    let port = buttons.parse().unwrap();
+    let guesses: Vec<_> = (0..60)
+        .map(|_| {
+            let node = std::sync::Arc::clone(&node);
+            tokio::spawn(async move {
+                let guesser = Rest::with_key(&node, Http::One, Some(Uuid::new_v4())).on(port);
+                guesser.get("/", "").await.status
+            })
+        })
+        .collect();
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(2) {
+        let asked = Instant::now();
+        assert_eq!(
+            Rest::of(&node, Http::One)
+                .on(port)
+                .get("/", "")
+                .await
+                .status,
+            200
+        );
+        assert!(asked.elapsed() < Duration::from_secs(1));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let answered = guesses.iter().filter(|guess| guess.is_finished()).count();
+    assert!(
+        (20..30).contains(&answered),
+        "{answered} are answered in two seconds"
+    );
+    for guess in guesses {
+        assert_eq!(guess.await.unwrap(), StatusCode::UNAUTHORIZED);
+    }
+    // And none to be slow on.
+    let stream = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+    let name = ServerName::try_from("127.0.0.1").unwrap();
+    let mut slow = tls_offering(&node, &[])
+        .connect(name, stream)
+        .await
+        .unwrap();
+    let head = format!(
+        "POST /node/geofiles HTTP/1.1\r\nhost: x\r\nx-api-key: {}\r\ncontent-length: 100\r\n\r\n{{",
+        node.api_key
+    );
+    slow.write_all(head.as_bytes()).await.unwrap();
+    let mut reply = [0; 12];
+    let read = tokio::time::timeout(Duration::from_secs(10), slow.read_exact(&mut reply)).await;
+    read.unwrap().unwrap();
+    assert_eq!(&reply, b"HTTP/1.1 408");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_body_that_is_too_large_and_comes_in_pieces_is_answered() {
+    let node = NodeProcess::start_with(NODE, &[("MAX_MESSAGE_SIZE", "1MiB")]);
+    for _ in 0..3 {
+        let mut one = dial(&node, &[]).await;
+        let head = format!(
+            "POST /start HTTP/1.1\r\nhost: x\r\nx-api-key: {}\r\ntransfer-encoding: chunked\r\n\r\n",
+            node.api_key
+        );
+        one.write_all(head.as_bytes()).await.unwrap();
+        let piece = [b"10000\r\n".as_slice(), &[b'x'; 0x10000], b"\r\n"].concat();
+        for _ in 0..28 {
+            one.write_all(&piece).await.unwrap();
+        }
+        one.write_all(b"0\r\n\r\n").await.unwrap();
+        let mut reply = [0; 12];
+        one.read_exact(&mut reply).await.unwrap();
+        assert_eq!(&reply, b"HTTP/1.1 413");
+    }
+    // HEAD has no body, over HTTP/2 either.
+    for http in [Http::One, Http::Two] {
+        let answer = Rest::of(&node, http).call(Method::HEAD, "/info", "").await;
+        assert_eq!((answer.status.as_u16(), answer.body.len()), (405, 0));
+    }
 }

@@ -199,7 +199,7 @@ async fn a_daemon_makes_way_for_the_binary_on_disk() {
     let (config, users) = (vless_config(port), numbered(0..20, &["vless"]));
     let session = panel.start(&config, &users).await.unwrap().session_id;
     let client = XrayClient::start(&vless_outbound(port, id("0")));
-    let streams = Streams::hold(&client, &echo, 200).await;
+    let streams = Streams::hold(&client, &echo, 1000).await;
     let (core, daemon) = (node.core(), node.pid());
 
     for round in 1..=times(3, 20) {

@@ -92,9 +92,9 @@ class Panel:
         await self.node.disconnect()
         await self.node.__aexit__(None, None, None)
 
-    def start(self, users):
+    def start(self, users, keep_alive=60):
         config = json.dumps(SETUP["config"])
-        return self.node.start(config=config, backend_type=service.XRAY, users=users, keep_alive=60)
+        return self.node.start(config=config, backend_type=service.XRAY, users=users, keep_alive=keep_alive)
 
     def stop(self):
         return self.node.stop()
@@ -465,6 +465,15 @@ async def a_start_by_another_panel_leaves_the_core_alone(panel):
     assert (await panel.backend_stats()).uptime >= before
 
 
+async def a_silent_panel_loses_control():
+    async with Panel() as panel:
+        await panel.start([user("1")], keep_alive=2)
+        assert await served("1")
+    await eventually("the keep-alive is over", lambda: shut_out("1"))
+    async with Panel() as panel:
+        await nothing_is_there_without_a_start(panel)
+
+
 async def main():
     def step(title):
         print(f"{time.monotonic() - began:5.1f} s  {title}", flush=True)
@@ -513,6 +522,8 @@ async def main():
         await a_start_starts(panel)
         await panel.stop()
         assert await shut_out("1")
+    step("silence")
+    await a_silent_panel_loses_control()
     step("passed")
 
 

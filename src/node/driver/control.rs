@@ -5,10 +5,11 @@ use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
-use super::{Driver, Phase};
+use super::Driver;
 use crate::node::Error;
 use crate::node::change::Outcome;
 use crate::node::control::Control;
+use crate::node::phase::Phase;
 use crate::node::session::Session;
 
 impl Driver {

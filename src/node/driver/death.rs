@@ -2,8 +2,9 @@
 
 use std::time::Duration;
 
-use super::{CoreEvent, Driver, Phase};
+use super::Driver;
 use crate::node::endurance::Verdict;
+use crate::node::phase::{CoreEvent, Phase};
 use crate::xray::core::READY_DEADLINE;
 
 impl Driver {

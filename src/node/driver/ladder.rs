@@ -3,11 +3,12 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Driver, Phase};
+use super::Driver;
 use crate::node::Error;
 use crate::node::applied::Applied;
 use crate::node::apply::change_users;
 use crate::node::endurance::Endurance;
+use crate::node::phase::Phase;
 use crate::node::plan::{self, Desired, Plan};
 use crate::node::routing::{self, Left};
 use crate::xray::config::Rule;
