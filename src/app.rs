@@ -136,7 +136,6 @@ impl App {
         prepare_folder(&settings.state_dir)?;
         prepare_folder(&settings.runtime_dir)?;
         let locks = [lock(&settings.runtime_dir)?, lock(&settings.state_dir)?];
-        end_cores_elsewhere(&settings).await;
 
         let api_key = match settings.api_key {
             Some(Secret(key)) => key,
@@ -176,6 +175,7 @@ impl App {
             None => None,
         };
 
+        end_cores_elsewhere(&settings.state_dir, &settings.runtime_dir).await;
         let logs = Arc::new(Logs::new(settings.log_buffer));
         let mut launcher =
             Launcher::new(settings.xray, settings.assets, settings.runtime_dir, logs);
@@ -300,6 +300,43 @@ impl App {
     }
 }
 
+/// Whether a node would run with these settings, as far as that can be told beside one that runs.
+///
+/// # Errors
+/// With what is in the way.
+pub fn check(settings: &Settings) -> Result<(), Error> {
+    let certificate = identity::certificate(
+        &settings.certificate,
+        &settings.certificate_key,
+        &settings.certificate_names,
+    )?;
+    Current::new(certificate).map_err(|source| Error::Certificate {
+        path: settings.certificate.clone(),
+        source,
+    })?;
+    if let Some(path) = &settings.client_certificates {
+        ClientCertificates::from_file(path, settings.require_client_certificate).map_err(
+            |source| Error::Clients {
+                path: path.clone(),
+                source,
+            },
+        )?;
+    }
+    if let Some(path) = &settings.api_keys_file {
+        identity::keys_file(path)?;
+    }
+    for address in std::iter::once(settings.listen).chain(settings.maintenance) {
+        match TcpListener::bind(address) {
+            // The node that runs has it, and hands it over.
+            Err(error)
+                if error.kind() == io::ErrorKind::AddrInUse && ports::of_our_parent(address) => {}
+            Err(source) => return Err(Error::Listen { address, source }),
+            Ok(_) => {}
+        }
+    }
+    Ok(())
+}
+
 /// Takes over, with each hangup, what can change while the node runs; everything else wants a restart.
 async fn follow_settings(mut hangups: Signal, node: Node) {
     while hangups.recv().await.is_some() {
@@ -370,17 +407,21 @@ fn prepare_folder(path: &Path) -> Result<(), Error> {
 }
 
 /// A node whose runtime folder was changed has its core under the old one: nobody would find it there.
-async fn end_cores_elsewhere(settings: &Settings) {
-    let note = settings.state_dir.join("runtime-dir");
-    let here = settings.runtime_dir.as_os_str().as_encoded_bytes();
-    if let Ok(before) = std::fs::read(&note)
-        && before != here
-    {
-        let before = PathBuf::from(std::ffi::OsString::from_vec(before));
-        let ended = leftover::end(&before, None).await;
-        tracing::warn!(folder = %before.display(), ended, "RUNTIME_DIR has changed, and so the core is started anew");
+async fn end_cores_elsewhere(state_dir: &Path, runtime_dir: &Path) {
+    let note = state_dir.join("runtime-dir");
+    let real = |path: &Path| path.canonicalize().unwrap_or_else(|_| path.to_owned());
+    let here = real(runtime_dir);
+    if let Ok(before) = std::fs::read(&note) {
+        let before = real(Path::new(&std::ffi::OsString::from_vec(before)));
+        // Where another node lives there, it is not ours: the state was copied.
+        if before != here
+            && let Ok(_alone) = lock(&before)
+        {
+            let ended = leftover::end(&before, None).await;
+            tracing::warn!(folder = %before.display(), ended, "RUNTIME_DIR has changed, and so the core is started anew");
+        }
     }
-    if let Err(error) = disk::write_private(&note, here) {
+    if let Err(error) = disk::write_private(&note, here.as_os_str().as_encoded_bytes()) {
         tracing::warn!(path = %note.display(), %error, "a change of RUNTIME_DIR would not be noticed");
     }
 }

@@ -4,6 +4,7 @@
 #![expect(clippy::print_stderr, reason = "a command speaks to its operator")]
 
 use std::io;
+use std::path::Path;
 use std::process::{Command, ExitCode};
 use std::time::{Duration, Instant};
 
@@ -13,10 +14,12 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal as listen};
 
-use super::{EXIT_FAILED, EXIT_USAGE};
+use super::{EXIT_FAILED, EXIT_USAGE, replace};
 
 /// The longest wait before a daemon is started again.
 const LONGEST: Duration = Duration::from_secs(5);
+/// One that ran so long has served.
+const SERVES: Duration = Duration::from_secs(2);
 /// A daemon that ran so long has nothing to do with its predecessor's troubles.
 const STABLE: Duration = Duration::from_secs(30);
 
@@ -47,9 +50,12 @@ async fn look_after(arguments: &Arguments) -> io::Result<ExitCode> {
     let mut hangup = listen(SignalKind::hangup())?;
     let mut replace = listen(SignalKind::user_defined2())?;
 
-    let mut daemon = Daemon::start(arguments)?;
+    // The path of now: what is there later is another version, and that is as it should be.
+    let binary = replace::own_binary()?;
+    let mut daemon = Daemon::start(&binary, arguments)?;
     let mut wait = Duration::ZERO;
     let mut stopping = false;
+    let mut has_served = false;
     loop {
         tokio::select! {
             _ = terminate.recv() => {
@@ -67,8 +73,15 @@ async fn look_after(arguments: &Arguments) -> io::Result<ExitCode> {
         let Some(ended) = reap(daemon.pid) else {
             continue;
         };
-        // What the operator has to mend does not get better by trying again.
-        if stopping || matches!(ended, Ended::With(0 | EXIT_USAGE)) {
+        // What the operator has to mend does not get better by trying again; but where a core serves, it
+        // must not go down with this process.
+        has_served |= daemon.since.elapsed() >= SERVES;
+        let is_over = match ended {
+            Ended::With(0) => true,
+            Ended::With(EXIT_USAGE) => !has_served,
+            _ => false,
+        };
+        if stopping || is_over {
             return Ok(ended.exit_code());
         }
         wait = if daemon.since.elapsed() >= STABLE {
@@ -76,6 +89,9 @@ async fn look_after(arguments: &Arguments) -> io::Result<ExitCode> {
         } else {
             (wait * 2).clamp(Duration::from_millis(100), LONGEST)
         };
+        if matches!(ended, Ended::With(EXIT_USAGE)) {
+            wait = LONGEST;
+        }
         eprintln!(
             "raynode init: the daemon ended ({ended}), starting it again in {} ms; the core serves on",
             wait.as_millis()
@@ -85,7 +101,13 @@ async fn look_after(arguments: &Arguments) -> io::Result<ExitCode> {
             _ = terminate.recv() => return Ok(ended.exit_code()),
             _ = interrupt.recv() => return Ok(ended.exit_code()),
         }
-        daemon = Daemon::start(arguments)?;
+        daemon = loop {
+            match Daemon::start(&binary, arguments) {
+                Ok(daemon) => break daemon,
+                Err(error) => eprintln!("raynode init: {}: {error}", binary.display()),
+            }
+            tokio::time::sleep(LONGEST).await;
+        };
     }
 }
 
@@ -95,8 +117,8 @@ struct Daemon {
 }
 
 impl Daemon {
-    fn start(arguments: &Arguments) -> io::Result<Self> {
-        let child = Command::new(std::env::current_exe()?)
+    fn start(binary: &Path, arguments: &Arguments) -> io::Result<Self> {
+        let child = Command::new(binary)
             .arg("run")
             .args(&arguments.run)
             .spawn()?;

@@ -68,8 +68,18 @@ pub(super) async fn check(binary: &Path) -> Result<String, String> {
     }
 }
 
+/// What this program started and did not wait for would be nobody's dead afterwards.
+fn bury_the_dead() {
+    use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
+    while !matches!(
+        waitpid(None, Some(WaitPidFlag::WNOHANG)),
+        Ok(WaitStatus::StillAlive) | Err(_)
+    ) {}
+}
+
 /// Becomes that binary, with these ports open. Returns only when it can't.
 pub(super) fn exec(binary: &Path, ports: Vec<TcpListener>) -> io::Error {
+    bury_the_dead();
     let count = ports.len().to_string();
     let mappings = ports
         .into_iter()

@@ -16,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use super::replace;
 use super::signals::Ending;
 use super::{EXIT_FAILED, EXIT_USAGE};
-use crate::app::{App, Pairing};
+use crate::app::{self, App, Pairing};
 use crate::settings::{Protocols, Settings};
 use crate::shutdown::{How, Shutdown};
 use crate::xray::leftover;
@@ -30,7 +30,7 @@ pub(super) struct Arguments {
     /// Print what a panel asks for when the node is added to it. This shows the API key.
     #[arg(long)]
     show_pairing: bool,
-    /// Only say whether the settings can be used.
+    /// Only say whether a node could run with these settings in the place of the one that runs.
     #[arg(long, hide = true)]
     check: bool,
 }
@@ -47,6 +47,9 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         }
     };
     if arguments.check {
+        if let Err(error) = app::check(&settings) {
+            return failed(&error.to_string());
+        }
         println!("raynode {}", env!("CARGO_PKG_VERSION"));
         return ExitCode::SUCCESS;
     }

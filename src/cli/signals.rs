@@ -1,7 +1,7 @@
 //! What each signal asks of the daemon.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
@@ -52,9 +52,16 @@ impl Ending {
         loop {
             tokio::select! {
                 _ = self.replace.recv() => {
-                    if self.can_be_replaced().await {
-                        tracing::info!("SIGUSR2: making way for the binary on disk, the core serves on");
-                        return How::Exec;
+                    let binary = self.binary.clone();
+                    tokio::select! {
+                        can = can_replace_us(&binary) => if can {
+                            tracing::info!("SIGUSR2: making way for the binary on disk, the core serves on");
+                            return How::Exec;
+                        },
+                        () = self.asked_to_stop() => {
+                            tracing::info!("asked to stop: stopping");
+                            return How::Stop;
+                        }
                     }
                 }
                 _ = self.interrupt.recv() => {
@@ -72,17 +79,17 @@ impl Ending {
             }
         }
     }
+}
 
-    async fn can_be_replaced(&self) -> bool {
-        match replace::check(&self.binary).await {
-            Ok(version) => {
-                tracing::info!(version, "the binary on disk can take over");
-                true
-            }
-            Err(reason) => {
-                tracing::error!(binary = %self.binary.display(), reason, "SIGUSR2: the binary on disk can't take over, so nothing changes");
-                false
-            }
+async fn can_replace_us(binary: &Path) -> bool {
+    match replace::check(binary).await {
+        Ok(version) => {
+            tracing::info!(version, "the binary on disk can take over");
+            true
+        }
+        Err(reason) => {
+            tracing::error!(binary = %binary.display(), reason, "SIGUSR2: the binary on disk can't take over, so nothing changes");
+            false
         }
     }
 }

@@ -44,7 +44,9 @@ use super::plan;
 use super::roster::Roster;
 use super::routing;
 use super::session::Session;
+use super::setbacks::Setbacks;
 use super::state::{Serving, State};
+use crate::xray::config::Skeleton;
 use crate::xray::core::{Core, Launcher};
 use crate::xray::leftover;
 
@@ -70,6 +72,7 @@ pub(super) struct Driver {
     /// Keeps what served before what serves now, until that has proved itself.
     endurance: Endurance<Applied>,
     last_good: LastGood,
+    setbacks: Setbacks<Skeleton>,
     /// How many changes there were: the one order that they have.
     generation: u64,
 }
@@ -124,6 +127,7 @@ impl Driver {
             phase,
             endurance: Endurance::default(),
             last_good,
+            setbacks: Setbacks::default(),
             generation: 0,
         };
         driver.publish();
@@ -193,6 +197,8 @@ impl Driver {
                 desired,
                 keep_alive,
             } => {
+                // However long it takes, and whatever becomes of us meanwhile.
+                self.linger_on();
                 let reached = match desired.await {
                     Ok(Ok(desired)) => self.reach(desired).await,
                     Ok(Err(refused)) => Err(refused),

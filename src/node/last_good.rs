@@ -47,6 +47,8 @@ pub(super) struct LastGood {
     journal: Option<Journal>,
     failed: Option<Instant>,
     stopped: bool,
+    /// Counts the snapshots: of two, the later one is the one that counts.
+    sequence: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -143,6 +145,7 @@ struct Journal {
 
 /// What was found on disk.
 pub(super) struct Restored {
+    sequence: u64,
     /// The core that had it.
     pub(super) core: Uuid,
     /// What it had.
@@ -159,6 +162,7 @@ pub(super) struct Restored {
 struct Writing<'a> {
     format: u32,
     id: Uuid,
+    sequence: u64,
     core: Uuid,
     stopped: bool,
     keep_alive: Option<u64>,
@@ -171,6 +175,7 @@ struct Writing<'a> {
 struct Reading {
     format: u32,
     id: Uuid,
+    sequence: u64,
     core: Uuid,
     stopped: bool,
     keep_alive: Option<u64>,
@@ -193,14 +198,19 @@ enum Entry {
     Stopped(bool),
 }
 
-struct RosterAsMap<'a>(&'a Roster);
-struct UsersAsMap<'a>(&'a HashMap<Email, Option<Account>>);
+struct RosterAsMap<'a>(&'a Applied);
+/// The users of one inbound.
+struct UsersAsMap<'a>(
+    &'a Applied,
+    &'a Arc<str>,
+    &'a HashMap<Email, Option<Account>>,
+);
 
 impl Serialize for RosterAsMap<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
         let mut map = serializer.serialize_map(None)?;
-        for (tag, inbound) in self.0.inbounds() {
-            map.serialize_entry(&**tag, &UsersAsMap(&inbound.users))?;
+        for (tag, inbound) in self.0.roster.inbounds() {
+            map.serialize_entry(&**tag, &UsersAsMap(self.0, tag, &inbound.users))?;
         }
         map.end()
     }
@@ -208,9 +218,19 @@ impl Serialize for RosterAsMap<'_> {
 
 impl Serialize for UsersAsMap<'_> {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut map = serializer.serialize_map(Some(self.0.len()))?;
-        for (email, account) in self.0 {
-            map.serialize_entry(email.as_str(), account)?;
+        let Self(applied, tag, users) = self;
+        let mut map = serializer.serialize_map(None)?;
+        for (email, account) in *users {
+            // What the core was asked for and did not answer is still what is wanted.
+            let unanswered = match account {
+                Some(_) => None,
+                None => applied.unanswered.get(&(Arc::clone(tag), email.clone())),
+            };
+            match unanswered {
+                Some(None) => {}
+                Some(wanted) => map.serialize_entry(email.as_str(), wanted)?,
+                None => map.serialize_entry(email.as_str(), account)?,
+            }
         }
         map.end()
     }
@@ -226,13 +246,18 @@ impl LastGood {
             journal: None,
             failed: None,
             stopped: false,
+            sequence: 0,
         }
     }
 
     /// What is there. What can't be read is moved aside, loudly.
     pub(super) fn load(&mut self) -> Option<Restored> {
-        // The spare one is younger, or it would not be there.
-        let restored = self.read(&self.spare).or_else(|| self.read(&self.place));
+        let both = [self.read(&self.place), self.read(&self.spare)];
+        let restored = both
+            .into_iter()
+            .flatten()
+            .max_by_key(|restored| restored.sequence);
+        self.sequence = restored.as_ref().map_or(0, |restored| restored.sequence);
         self.stopped = restored.as_ref().is_some_and(|restored| restored.stopped);
         restored
     }
@@ -274,6 +299,7 @@ impl LastGood {
             }
         }
         let mut restored = Restored {
+            sequence: reading.sequence,
             core: reading.core,
             applied: Applied {
                 skeleton: Arc::new(reading.skeleton),
@@ -295,15 +321,17 @@ impl LastGood {
     /// Writes down all of it: what `core` has.
     pub(super) fn save(&mut self, core: Uuid, applied: &Applied, keep_alive: Option<Duration>) {
         let id = Uuid::new_v4();
+        self.sequence += 1;
         let writing = Writing {
             format: FORMAT,
             id,
+            sequence: self.sequence,
             core,
             stopped: self.stopped,
             keep_alive: keep_alive.map(|span| span.as_secs()),
             overrides: &applied.overrides,
             skeleton: &applied.skeleton,
-            users: RosterAsMap(&applied.roster),
+            users: RosterAsMap(applied),
         };
         match self.place.write(id, &writing) {
             Ok(journal) => {
@@ -369,6 +397,10 @@ impl LastGood {
         if self.stopped != stopped {
             self.stopped = stopped;
             self.append(std::iter::once(Entry::Stopped(stopped)));
+            if stopped && self.failed.is_some() {
+                // It could not be told, and would serve again with the machine.
+                drop(self.place.clear());
+            }
         }
     }
 

@@ -20,6 +20,7 @@ mod reads;
 mod roster;
 mod routing;
 mod session;
+mod setbacks;
 mod state;
 mod user;
 
@@ -67,6 +68,9 @@ pub enum Error {
     /// The configuration can't be used; nothing changed.
     #[error(transparent)]
     Config(#[from] config::Error),
+    /// The same configuration failed a moment ago; nothing was tried.
+    #[error("{0}")]
+    FailedBefore(String),
     /// There is no core for this configuration.
     #[error(transparent)]
     Core(#[from] core::Error),

@@ -24,6 +24,7 @@ pub fn of(error: &Error) -> Status {
         | Error::Routing(client::Error::NoAnswer(_)) => Code::Unavailable,
         Error::Config(_)
         | Error::Core(_)
+        | Error::FailedBefore(_)
         | Error::Refused(_)
         | Error::Failed(_)
         | Error::NameRequired(_)

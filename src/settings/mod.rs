@@ -151,29 +151,19 @@ impl Settings {
 
     fn read(source: &impl Source, mistakes: Vec<Mistake>) -> Result<Self, Mistakes> {
         let mut reader = Reader::new(source, mistakes);
-        let host = reader.parsed(
-            "NODE_HOST",
-            "an IPv4 or IPv6 address, e.g. 0.0.0.0 or [::]",
-            parse::address,
-        );
-        let port = reader.parsed("SERVICE_PORT", "a port from 1 to 65535", |text| {
-            text.parse().ok().filter(|port| *port > 0)
-        });
-        let host = host.unwrap_or(IpAddr::from([0, 0, 0, 0]));
-        let port = port.unwrap_or(62050);
-        let api_port = reader
-            .parsed(
-                "API_PORT",
-                "a port up to 65535 beside SERVICE_PORT, or 0 for none",
-                |text| text.parse().ok().filter(|api_port| *api_port != port),
-            )
-            .unwrap_or(62051);
+        let (listen, maintenance) = addresses(&mut reader);
         let state_dir = reader.path("STATE_DIR", "/var/lib/raynode");
         let runtime_dir = reader.path("RUNTIME_DIR", "/run/raynode");
         reader.check("RUNTIME_DIR", &runtime_dir, "a path without a comma, of at most 67 bytes: a unix socket below it must fit the kernel's limit", |path| {
             let bytes = path.as_os_str().as_encoded_bytes();
             bytes.len() <= MAX_RUNTIME_DIR && !bytes.contains(&b',')
         });
+        reader.check(
+            "STATE_DIR",
+            &state_dir,
+            "another folder than RUNTIME_DIR",
+            |state_dir| state_dir != runtime_dir,
+        );
         reader.together("SSL_CERT_FILE", "SSL_KEY_FILE");
         let certs = state_dir.join("certs");
         let certificate = reader.path("SSL_CERT_FILE", certs.join("ssl_cert.pem"));
@@ -193,8 +183,8 @@ impl Settings {
             limits: Limits::read(&mut reader),
             client_certificates,
             require_client_certificate,
-            listen: SocketAddr::new(host, port),
-            maintenance: (api_port > 0).then(|| SocketAddr::new(host, api_port)),
+            listen,
+            maintenance,
             protocols: reader
                 .parsed("SERVICE_PROTOCOL", "both, grpc or rest", parse::protocols)
                 .unwrap_or(Protocols::Both),
@@ -247,6 +237,31 @@ impl Settings {
             Err(Mistakes(mistakes))
         }
     }
+}
+
+/// Where panels connect, and where they look after the node.
+fn addresses(reader: &mut Reader<'_, impl Source>) -> (SocketAddr, Option<SocketAddr>) {
+    let host = reader.parsed(
+        "NODE_HOST",
+        "an IPv4 or IPv6 address, e.g. 0.0.0.0 or [::]",
+        parse::address,
+    );
+    let port = reader.parsed("SERVICE_PORT", "a port from 1 to 65535", |text| {
+        text.parse().ok().filter(|port| *port > 0)
+    });
+    let host = host.unwrap_or(IpAddr::from([0, 0, 0, 0]));
+    let port = port.unwrap_or(62050);
+    let api_port = reader
+        .parsed(
+            "API_PORT",
+            "a port up to 65535 beside SERVICE_PORT, or 0 for none",
+            |text| text.parse().ok().filter(|api_port| *api_port != port),
+        )
+        .unwrap_or(62051);
+    (
+        SocketAddr::new(host, port),
+        (api_port > 0).then(|| SocketAddr::new(host, api_port)),
+    )
 }
 
 #[cfg(test)]

@@ -255,3 +255,62 @@ async fn information_does_not_wait_for_a_binary_that_hangs() {
         );
     }
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_mistake_that_is_repeated_cuts_everybody_once() {
+    let node = NodeProcess::start(NODE);
+    let panel = Panel::of(&node);
+    let config = vless_config(ports::free());
+    panel.start(&config, &[]).await.unwrap();
+    let foreign = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut taken = config.clone();
+    let port = foreign.local_addr().unwrap().port();
+    taken["inbounds"]
+        .as_array_mut()
+        .unwrap()
+        .push(vless_inbound("more", port));
+    panel.start(&taken, &[]).await.unwrap_err();
+    let core = node.core();
+    for _ in 0..5 {
+        let error = panel.start(&taken, &[]).await.unwrap_err();
+        assert!(
+            error.message().starts_with("failed to start xray: "),
+            "{error}"
+        );
+        assert!(
+            error.message().contains("address already in use"),
+            "{error}"
+        );
+        assert!(error.message().contains("is tried again in"), "{error}");
+        assert_eq!(node.core(), core);
+    }
+    // Whatever else is wanted is not held up.
+    let mut other = config.clone();
+    other["log"]["loglevel"] = json!("error");
+    panel.start(&other, &[]).await.unwrap();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_node_with_a_copy_of_the_state_of_another_leaves_that_one_alone() {
+    let node = NodeProcess::start(NODE);
+    let panel = Panel::of(&node);
+    panel
+        .start(&vless_config(ports::free()), &[])
+        .await
+        .unwrap();
+    let core = node.core();
+    let mut other = NodeProcess::prepare(NODE, &[("RESTORE_ON_BOOT", "false")]);
+    let copied = std::process::Command::new("cp")
+        .args([
+            "-a",
+            node.folder().join("state").to_str().unwrap(),
+            other.folder().to_str().unwrap(),
+        ])
+        .status()
+        .unwrap();
+    assert!(copied.success());
+    other.launch();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert_eq!(node.core(), core);
+    assert!(panel.info().await.started);
+}

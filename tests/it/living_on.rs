@@ -572,7 +572,11 @@ fn children(parent: i32) -> Vec<i32> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn process_1_starts_the_daemon_again_and_the_core_stays() {
-    let mut node = NodeProcess::prepare(NODE, &[]);
+    // A copy, so that it can be replaced, as an upgrade does it.
+    let folder = tempfile::tempdir().unwrap();
+    let binary = folder.path().join("raynode");
+    std::fs::copy(NODE, &binary).unwrap();
+    let mut node = NodeProcess::prepare(&binary, &[]);
     node.as_process_1();
     node.launch();
     let panel = Panel::of(&node);
@@ -592,6 +596,9 @@ async fn process_1_starts_the_daemon_again_and_the_core_stays() {
         let [daemon] = daemons.as_slice() else {
             panic!("not one daemon but {daemons:?}");
         };
+        let fresh = folder.path().join("fresh");
+        std::fs::copy(NODE, &fresh).unwrap();
+        std::fs::rename(&fresh, &binary).unwrap();
         kill(Pid::from_raw(*daemon), Signal::SIGKILL).unwrap();
         eventually("another daemon", || async {
             let now = children(node.pid());

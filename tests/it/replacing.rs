@@ -71,6 +71,32 @@ async fn what_can_not_take_over_changes_nothing_and_holds_nobody_up() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_port_that_somebody_else_has_is_found_before_it_is_too_late() {
+    let mut node = NodeProcess::prepare(NODE, &[]);
+    node.unset("API_PORT");
+    let settings = node.folder().join(".env");
+    std::fs::write(&settings, "API_PORT=0\n").unwrap();
+    node.launch();
+    let panel = started(&node).await;
+    let foreign = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let taken = foreign.local_addr().unwrap().port();
+    std::fs::write(&settings, format!("API_PORT={taken}\n")).unwrap();
+    node.signal(Signal::SIGUSR2);
+    said(&node, "can't take over", 1).await;
+    assert!(
+        node.log().contains("Address already in use"),
+        "{}",
+        node.log()
+    );
+    assert!(panel.info().await.started);
+    // Its own port is no obstacle.
+    std::fs::write(&settings, "API_PORT=0\n").unwrap();
+    node.signal(Signal::SIGUSR2);
+    said(&node, "took over the core that was running", 1).await;
+    assert!(Panel::of(&node).info().await.started);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn other_ports_are_taken_and_the_old_ones_are_closed() {
     let mut node = NodeProcess::prepare(NODE, &[]);
     let (old, new, buttons) = (node.port, ports::free(), ports::free());

@@ -1,7 +1,7 @@
 //! From what runs to what is wanted, by the lowest rung that leads there.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use super::Driver;
 use crate::node::Error;
@@ -116,12 +116,18 @@ impl Driver {
         desired: Desired,
         patience: Duration,
     ) -> Result<(), Error> {
+        self.setbacks
+            .allow(&desired.skeleton, Instant::now())
+            .map_err(Error::FailedBefore)?;
         self.launcher.can_record()?;
+        // One that was slow, and not wrong, gets there in the end.
+        let patience = patience * 2_u32.pow(self.setbacks.count(&desired.skeleton).min(5));
         let ran = self.runs_for();
         let Some(mut before) = self.take_applied().await else {
             return self.start_fresh(desired).await;
         };
         let mut applied = Applied::from(desired);
+        let tried = Arc::clone(&applied.skeleton);
         let failure = match applied.launch(&self.launcher, patience).await {
             Ok(core) => {
                 self.endurance.replaced(before, ran);
@@ -131,6 +137,8 @@ impl Driver {
             Err(failure) => Error::from(failure),
         };
         tracing::warn!(error = %failure, "the new configuration does not run, going back to the last one");
+        self.setbacks
+            .note(tried, failure.to_string(), Instant::now());
         match before.launch(&self.launcher, READY_DEADLINE).await {
             Ok(core) => self.serve(core, before),
             Err(error) => {
@@ -145,6 +153,7 @@ impl Driver {
         if self.session.is_none() {
             return Err(Error::NotInitialized);
         }
+        self.launcher.can_record()?;
         let Some(mut applied) = self.take_applied().await else {
             return Err(Error::NotInitialized);
         };

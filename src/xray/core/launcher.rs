@@ -188,7 +188,9 @@ impl Launcher {
         if skeleton.gives_up_inbound_counters(version) {
             tracing::warn!(%version, "inbounds are not counted: with a hysteria inbound this xray could not count users then");
         }
-        skeleton.unix_sockets().for_each(remove_stale_socket);
+        for path in skeleton.unix_sockets() {
+            remove_stale_socket(path).await;
+        }
         self.write_debug_config(&config)?;
         let (tail, output) = self.output(skeleton, &files);
         let mut attempt = Attempt {
@@ -204,7 +206,10 @@ impl Launcher {
             version,
             (&files.socket, &files.fifo),
         );
-        self.write_record(&record)?;
+        if let Err(error) = self.write_record(&record) {
+            // Better not taken over later than not serving now.
+            tracing::error!(%error, "the next daemon will not take this core over");
+        }
         ready(process, &Client::new(files.socket.clone()), &tail, patience).await?;
         let record = record.now_ready();
         if let Err(error) = self.write_record(&record) {
@@ -228,7 +233,8 @@ impl Launcher {
     /// When the runtime folder can't be written.
     pub fn can_record(&self) -> Result<(), Error> {
         let path = self.runtime_dir.join("probe");
-        disk::write_private(&path, b"")
+        // As long as a record, a FIFO's and a socket's names beside it.
+        disk::write_private(&path, &[b' '; 16 << 10])
             .and_then(|()| std::fs::remove_file(&path))
             .map_err(|source| Error::Io { path, source })
     }
@@ -338,14 +344,18 @@ impl Launcher {
 }
 
 /// Xray leaves a socket behind when it is killed, and the next one could not listen on it.
-fn remove_stale_socket(path: &Path) {
+async fn remove_stale_socket(path: &Path) {
     use std::os::unix::fs::FileTypeExt;
 
     let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
-    // Somebody who listens there is somebody else; Xray will say so.
-    let is_stale = is_socket
-        && std::os::unix::net::UnixStream::connect(path)
-            .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
+    if !is_socket {
+        return;
+    }
+    // Somebody who listens there is somebody else, and Xray will say so. One who does not accept makes
+    // this fail at once, in another way.
+    let is_stale = tokio::net::UnixStream::connect(path)
+        .await
+        .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
     if is_stale && let Err(error) = std::fs::remove_file(path) {
         tracing::warn!(path = %path.display(), %error, "a socket that the config listens on is in the way");
     }
