@@ -335,7 +335,7 @@ async fn a_body_that_is_too_large_and_comes_in_pieces_is_answered() {
             node.api_key
         );
         one.write_all(head.as_bytes()).await.unwrap();
-        let piece = [b"10000\r\n".as_slice(), &[b'x'; 0x10000], b"\r\n"].concat();
+        let piece = [b"10000\r\n".as_slice(), &*vec![b'x'; 0x10000], b"\r\n"].concat();
         for _ in 0..28 {
             one.write_all(&piece).await.unwrap();
         }
