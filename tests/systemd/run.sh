@@ -72,8 +72,9 @@ call() {
     -H "x-api-key: $key" -H 'content-type: application/json' -H 'accept: application/json' "$@"
 }
 
+# Not the one that is only asked for its version.
 core() {
-  inside pgrep -x xray || true
+  inside pgrep -f '^/usr/local/bin/xray run' || true
 }
 
 log() {
