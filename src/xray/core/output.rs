@@ -5,7 +5,7 @@ use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
 use crate::xray::appender::Appender;
-use crate::xray::config::{API_INBOUND, API_RULE_TAG, API_TAG, LogFiles};
+use crate::xray::config::{API_INBOUND, API_RULE_TAG, LogFiles};
 use crate::xray::lines::Sink;
 use crate::xray::logs::Logs;
 
@@ -86,7 +86,7 @@ impl Ours {
                 .to_str()
                 .filter(|path| !path.is_empty())
                 .map(str::to_owned),
-            connection: format!(" [{API_INBOUND} -> {API_TAG}]"),
+            connection: format!("{API_INBOUND} "),
             detour: format!("app/dispatcher: Hit route rule: [{API_RULE_TAG}] "),
             counter: format!("app/stats: create new counter inbound>>>{API_INBOUND}>>>"),
             sessions: VecDeque::new(),
@@ -95,8 +95,11 @@ impl Ours {
 
     fn owns(&mut self, line: &str) -> bool {
         if is_access(line) {
-            // The inbound's tag stands behind the destination, and an API connection has no user.
-            return line.ends_with(&self.connection);
+            // The inbound's tag stands behind the destination, and an API connection has no user. One
+            // that came before the core's rules were in force was sent elsewhere, and failed.
+            return line.rsplit_once(" [").is_some_and(|(_, tags)| {
+                tags.starts_with(&self.connection) && tags.ends_with(']')
+            });
         }
         match message(line) {
             Some((Some(session), text)) => self.owns_of_session(session, text),
@@ -246,6 +249,7 @@ mod tests {
             "d t [Info] [14] proxy/dokodemo: received request for 0.0.0.0:0",
             "d t [Info] [14] app/proxyman: anything about that connection",
             "d t from 0.0.0.0:0 accepted unix:127.0.0.1 [API_INBOUND -> API]",
+            "d t from 0.0.0.0:0 accepted unix:127.0.0.1 [API_INBOUND >> direct]",
         ] {
             assert!(ours.owns(line), "{line}");
         }
