@@ -60,7 +60,8 @@ test-systemd: ## Run the daemon under a real systemd in a throw-away tree (root,
 soak: ## The long form of the tests of living on: kills, reconnects, hangs, crash loops (about half an hour)
 	@scripts/need.sh cargo xray
 	@xray=$$(scripts/xray.sh) && XRAY_EXECUTABLE_PATH=$$xray RAYNODE_SOAK=1 \
-	  exec cargo test --test it -- --include-ignored --nocapture --test-threads 1 living_on lingering one_order mutated
+	  exec cargo test --test it -- --include-ignored --nocapture --test-threads 1 \
+	  living_on found going_back replacing signals lingering one_order mutated
 
 bench: ## Measure start time, memory and speed of the release build
 	@scripts/need.sh cargo xray

@@ -4,6 +4,7 @@ mod adopt;
 mod launcher;
 mod output;
 mod rules;
+mod tool;
 
 use std::io;
 use std::path::PathBuf;

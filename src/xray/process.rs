@@ -239,11 +239,6 @@ impl Process {
         seen.ok().and_then(|ended| *ended).unwrap_or(Ended::Somehow)
     }
 
-    /// Waits for the end, whatever it is. Cancel-safe.
-    pub(super) async fn gone(&self) {
-        self.ended().await;
-    }
-
     /// SIGTERM, and SIGKILL when `patience` is over.
     pub(super) async fn stop(&self, patience: Duration) {
         self.signal(Signal::TERM);

@@ -8,14 +8,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::NODE;
 use crate::door::version_1_certificate;
 use crate::support::node::xray_version;
-use crate::support::users;
-use crate::support::xray::{vless_config, vless_outbound};
-use crate::support::{NodeProcess, Origin, XrayClient, ports, script};
+use crate::support::xray::{vless_clients, vless_config};
+use crate::support::{NodeProcess, Origin, ports, script};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/every_client.py");
 /// The script gives up by itself before.
@@ -57,19 +56,7 @@ async fn drive(package: &str, version: &str, transport: &str) {
     let port = ports::free();
     let mut config = vless_config(port);
     config["log"] = json!({ "loglevel": "info" });
-    let users = ["1", "2", "3"].map(|email| {
-        let id = users::id(email);
-        (email, id, XrayClient::start(&vless_outbound(port, id)))
-    });
-    let described: serde_json::Map<String, Value> = users
-        .iter()
-        .map(|(email, id, client)| {
-            (
-                (*email).to_owned(),
-                json!({ "id": id, "port": client.port }),
-            )
-        })
-        .collect();
+    let (_users, described) = vless_clients(["1", "2", "3"].map(|email| (email, port)));
     let (year, month, day) = xray_version();
     let setup = json!({
         "package": package,

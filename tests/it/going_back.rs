@@ -10,6 +10,7 @@ use serde_json::json;
 use tonic::Code;
 
 use crate::NODE;
+use crate::held::{Held, control_answers, emails};
 use crate::support::users::{id, numbered, user};
 use crate::support::xray::{vless_config, vless_inbound, vless_outbound};
 use crate::support::{Echo, NodeProcess, Panel, Streams, XrayClient, eventually, ports};
@@ -67,16 +68,19 @@ async fn a_socket_that_somebody_listens_on_is_left_alone() {
 }
 
 async fn die(node: &NodeProcess, panel: &Panel, times: usize) {
-    let mut last = 0;
     for _ in 0..times {
-        last = eventually("a core", || async {
+        let core = eventually("a core", || async {
             match node.cores().as_slice() {
-                [core] if *core != last && panel.info().await.started => Some(*core),
+                [core] if panel.info().await.started => Some(*core),
                 _ => None,
             }
         })
         .await;
-        kill(Pid::from_raw(last), Signal::SIGKILL).unwrap();
+        kill(Pid::from_raw(core), Signal::SIGKILL).unwrap();
+        eventually("its end", || async {
+            (!node.cores().contains(&core)).then_some(())
+        })
+        .await;
     }
 }
 
@@ -313,4 +317,133 @@ async fn a_node_with_a_copy_of_the_state_of_another_leaves_that_one_alone() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert_eq!(node.core(), core);
     assert!(panel.info().await.started);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_configuration_that_fails_gives_way_to_the_one_before() {
+    let node = NodeProcess::start(NODE);
+    let panel = Panel::of(&node);
+    let config = vless_config(ports::free());
+    let users = numbered(0..5, &["vless"]);
+    panel.start(&config, &users).await.unwrap();
+    let mut other = config.clone();
+    other["inbounds"]
+        .as_array_mut()
+        .unwrap()
+        .push(vless_inbound("more", ports::free()));
+    panel.start(&other, &users).await.unwrap();
+    panel.sync_each(vec![user("5", &["vless"])]).await.unwrap();
+    // It comes up, and dies.
+    let mut last = 0;
+    for _ in 0..5 {
+        last = eventually("a core", || async {
+            match node.cores().as_slice() {
+                [core] if *core != last && panel.info().await.started => Some(*core),
+                _ => None,
+            }
+        })
+        .await;
+        kill(Pid::from_raw(last), Signal::SIGKILL).unwrap();
+        // Control answers throughout, and says that waiting is right.
+        let stats = panel
+            .client
+            .clone()
+            .get_backend_stats(raynode::proto::service::Empty {})
+            .await;
+        if let Err(status) = stats {
+            let text = status.message();
+            assert!(
+                text.contains("core is not started yet")
+                    || text.contains("failed to get sys stats"),
+                "{status}"
+            );
+        }
+    }
+    eventually("the configuration before", || async {
+        node.log()
+            .contains("going back to the one before")
+            .then_some(())
+    })
+    .await;
+    control_answers(&panel).await;
+    assert_eq!(
+        node.served_on("vless").await,
+        emails(0..6),
+        "with the users of now"
+    );
+    assert!(
+        node.core_api().users("more").await.is_err(),
+        "without the new inbound"
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes two minutes; make soak runs it"]
+async fn a_core_that_dies_at_once_is_left_alone_in_the_end() {
+    let node = NodeProcess::start(NODE);
+    let panel = Panel::of(&node);
+    let config = vless_config(ports::free());
+    panel.start(&config, &[]).await.unwrap();
+    let mut seen = 0;
+    let mut deaths = Vec::new();
+    while !node.log().contains("the core stays down") {
+        if let [core] = node.cores().as_slice()
+            && *core != seen
+        {
+            seen = *core;
+            deaths.push(Instant::now());
+            kill(Pid::from_raw(seen), Signal::SIGKILL).ok();
+        }
+        let mut client = panel.client.clone();
+        let stats = client.get_backend_stats(raynode::proto::service::Empty {});
+        if let Err(status) = stats.await {
+            let text = status.message();
+            assert!(
+                text.contains("core is not started yet")
+                    || text.contains("failed to get sys stats"),
+                "{status}"
+            );
+        }
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    let waits: Vec<Duration> = deaths.windows(2).map(|pair| pair[1] - pair[0]).collect();
+    println!("a core that died at once was started after {waits:?}");
+    assert_eq!(deaths.len(), 10);
+    assert!(waits[8] > Duration::from_secs(8) && waits[8] < Duration::from_secs(35));
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    assert_eq!(node.cores(), Vec::<i32>::new());
+    let error = panel.sync_all(&[]).await.unwrap_err();
+    assert!(
+        error
+            .message()
+            .starts_with("core is not started yet: the core failed 10 times"),
+        "{error}"
+    );
+    // A panel that starts the node starts the core.
+    panel.start(&config, &[]).await.unwrap();
+    control_answers(&panel).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+#[ignore = "takes two minutes; make soak runs it"]
+async fn a_core_that_hangs_is_replaced_and_one_that_pauses_is_not() {
+    let held = Held::new(&[], 5, 20).await;
+    kill(Pid::from_raw(held.core), Signal::SIGSTOP).unwrap();
+    tokio::time::sleep(Duration::from_secs(8)).await;
+    kill(Pid::from_raw(held.core), Signal::SIGCONT).unwrap();
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(held.streams.broken(), 0);
+    assert_eq!(held.node.core(), held.core);
+    kill(Pid::from_raw(held.core), Signal::SIGSTOP).unwrap();
+    let began = Instant::now();
+    while held.node.cores() == [held.core] {
+        assert!(
+            began.elapsed() < Duration::from_secs(90),
+            "it is never replaced"
+        );
+        tokio::time::sleep(Duration::from_millis(200)).await;
+    }
+    control_answers(&held.panel).await;
+    println!("a hung core was replaced after {:?}", began.elapsed());
+    assert_eq!(held.node.served_on("vless").await, emails(0..5));
 }

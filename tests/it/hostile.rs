@@ -3,6 +3,7 @@
 use std::time::{Duration, Instant};
 
 use http::{Method, StatusCode};
+use raynode::proto::service::Empty;
 use rustls::pki_types::ServerName;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
@@ -13,6 +14,7 @@ use uuid::Uuid;
 use crate::NODE;
 use crate::support::panel::{tls, tls_offering};
 use crate::support::rest::{Http, Rest};
+use crate::support::xray::vless_config;
 use crate::support::{NodeProcess, Panel, ports};
 
 const MIB: u64 = 1 << 10;
@@ -111,6 +113,10 @@ async fn an_idle_connection_is_let_go_and_a_busy_one_is_not() {
     let node = NodeProcess::start_with(NODE, &[("IDLE_TIMEOUT", "2s")]);
     let (idle, busy) = (Panel::of(&node), Panel::of(&node));
     idle.info().await;
+    // Somebody who looks at the log and does nothing else has a call open.
+    busy.start(&vless_config(ports::free()), &[]).await.unwrap();
+    let mut viewer = Panel::of(&node).client;
+    let mut log = viewer.get_logs(Empty {}).await.unwrap().into_inner();
     let mut probe = dial(&node, &["h2"]).await;
     let began = Instant::now();
     while began.elapsed() < Duration::from_secs(5) {
@@ -123,6 +129,9 @@ async fn an_idle_connection_is_let_go_and_a_busy_one_is_not() {
     drop(end.expect("an idle connection is closed"));
     // A client that is let go in between connects anew by itself.
     idle.info().await;
+    let read = async { while log.message().await.unwrap().is_some() {} };
+    let ended = tokio::time::timeout(Duration::from_secs(1), read).await;
+    assert!(ended.is_err(), "the log goes on");
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -9,15 +9,7 @@ use crate::NODE;
 use crate::support::panel::backend;
 use crate::support::users::{id, numbered};
 use crate::support::xray::{vless_config, vless_outbound};
-use crate::support::{Echo, NodeProcess, Panel, Streams, XrayClient, eventually, ports};
-
-fn times(short: usize, long: usize) -> usize {
-    if std::env::var_os("RAYNODE_SOAK").is_some() {
-        long
-    } else {
-        short
-    }
-}
+use crate::support::{Echo, NodeProcess, Panel, Streams, XrayClient, eventually, ports, times};
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_panel_that_reconnects_a_hundred_times_cuts_nobody() {

@@ -14,8 +14,10 @@ mod support;
 
 mod door;
 mod every_client;
+mod found;
 mod go_client;
 mod going_back;
+mod held;
 mod hostile;
 mod lingering;
 mod living_on;
@@ -29,6 +31,7 @@ mod rest;
 mod routing;
 mod scenarios;
 mod session;
+mod signals;
 mod sync;
 mod traffic;
 mod watching;

@@ -12,7 +12,7 @@ use tonic::{Code, Status};
 use crate::NODE;
 use crate::support::users::user;
 use crate::support::xray::vless_config;
-use crate::support::{NodeProcess, Panel, eventually, ports};
+use crate::support::{NodeProcess, Panel, eventually, ports, times};
 
 /// Users of the test, by number.
 const USERS: std::ops::Range<u8> = 0..6;
@@ -152,11 +152,7 @@ fn op() -> impl Strategy<Value = Op> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_comes_at_once_ends_as_some_order_of_it() {
-    let rounds = if std::env::var_os("RAYNODE_SOAK").is_some() {
-        400
-    } else {
-        40
-    };
+    let rounds = times(40, 400);
     let mut node = NodeProcess::start_with(NODE, &[("STOP_GRACE", "1h")]);
     let mut panel = Panel::of(&node);
     let base = vless_config(ports::free());

@@ -5,13 +5,13 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use serde_json::{Value, json};
+use serde_json::json;
 
 use crate::NODE;
 use crate::support::node::xray_version;
 use crate::support::users;
-use crate::support::xray::{vless_config, vless_inbound, vless_outbound};
-use crate::support::{NodeProcess, Origin, Panel, XrayClient, ports, script};
+use crate::support::xray::{vless_clients, vless_config, vless_inbound};
+use crate::support::{NodeProcess, Origin, Panel, ports, script};
 
 const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/drive.py");
 const LEAVING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/leaving.py");
@@ -74,19 +74,7 @@ async fn the_panels_own_client_gets_what_it_expects() {
     fixed["settings"]["clients"] = json!([{ "email": "own", "id": users::id("own") }]);
     config["inbounds"].as_array_mut().unwrap().push(fixed);
 
-    let clients = [("1", managed), ("2", managed), ("own", excluded)].map(|(email, port)| {
-        let id = users::id(email);
-        (email, id, XrayClient::start(&vless_outbound(port, id)))
-    });
-    let described: serde_json::Map<String, Value> = clients
-        .iter()
-        .map(|(email, id, client)| {
-            (
-                (*email).to_owned(),
-                json!({ "id": id, "port": client.port }),
-            )
-        })
-        .collect();
+    let (_clients, described) = vless_clients([("1", managed), ("2", managed), ("own", excluded)]);
     let (year, month, day) = xray_version();
     let setup = json!({
         "port": node.port,

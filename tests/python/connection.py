@@ -39,3 +39,38 @@ class Connection:
 
     def close(self):
         self.writer.close()
+
+
+class Users:
+    """The users' clients, as the test that started them describes them."""
+
+    def __init__(self, clients, origin):
+        self.clients, self.origin = clients, origin
+
+    async def connect(self, email):
+        return await Connection.open(self.clients[email]["port"], self.origin)
+
+    async def exchange(self, email, up, down):
+        connection = await self.connect(email)
+        try:
+            await connection.begin(up, down)
+            await connection.finish()
+        finally:
+            connection.close()
+
+    async def served(self, *emails):
+        """Whether all of them are."""
+
+        async def one(email):
+            try:
+                async with asyncio.timeout(5):
+                    await self.exchange(email, 100, 100)
+            except (OSError, EOFError, TimeoutError):
+                return False
+            return True
+
+        return all([await one(email) for email in emails])
+
+    async def shut_out(self, *emails):
+        """Whether none of them is served."""
+        return not any([await self.served(email) for email in emails])

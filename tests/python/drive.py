@@ -17,7 +17,8 @@ import uuid
 from PasarGuardNodeBridge import InMemoryUserSyncStore, NodeAPIError, NodeType, create_node, create_proxy, create_user
 from PasarGuardNodeBridge.common import service_pb2 as service
 
-from connection import Connection
+from asking import equal, eventually, refusal
+from connection import Users
 
 SETUP = json.load(sys.stdin)
 CLIENTS = SETUP["clients"]
@@ -70,55 +71,11 @@ def start(node, users, config=SETUP["config"], backend_type=service.XRAY):
     )
 
 
-# What is asked of it.
+# What is asked of it, and what a user has.
 
-
-def equal(got, expected):
-    assert got == expected, f"{got!r} instead of {expected!r}"
-
-
-async def eventually(what, ask):
-    """Asks until there is an answer."""
-    deadline = time.monotonic() + 10
-    while not (answer := await ask()):
-        assert time.monotonic() < deadline, f"not within 10 s: {what}"
-        await asyncio.sleep(0.05)
-    return answer
-
-
-async def refused(call, code, text):
-    """A call that the node has to refuse, for a reason in the first line of its answer."""
-    try:
-        reply = await call
-    except NodeAPIError as error:
-        assert error.code == code and text in error.detail.splitlines()[0], f"{error} instead of {code} {text!r}"
-    else:
-        raise AssertionError(f"not refused but answered: {reply!r}")
-
-
-# What a user has.
-
-
-async def connect(email):
-    return await Connection.open(CLIENTS[email]["port"], SETUP["origin"])
-
-
-async def exchange(email, up, down):
-    connection = await connect(email)
-    try:
-        await connection.begin(up, down)
-        await connection.finish()
-    finally:
-        connection.close()
-
-
-async def served(email):
-    try:
-        async with asyncio.timeout(5):
-            await exchange(email, 100, 100)
-    except (OSError, EOFError, TimeoutError):
-        return False
-    return True
+refused = refusal(NodeAPIError)
+USERS = Users(CLIENTS, SETUP["origin"])
+connect, exchange, served = USERS.connect, USERS.exchange, USERS.served
 
 
 # The subjects, in the order in which they are run.

@@ -19,7 +19,8 @@ import sys
 import time
 import uuid
 
-from connection import Connection
+from asking import equal, eventually, refusal
+from connection import Users
 
 SETUP = json.load(sys.stdin)
 CLIENTS = SETUP["clients"]
@@ -170,65 +171,11 @@ def crowd(count, inbounds=(VLESS,)):
     return [user(email, inbounds) for email in emails]
 
 
-# What is asked of it.
+# What is asked of it, and what a user has.
 
-
-def equal(got, expected):
-    assert got == expected, f"{got!r} instead of {expected!r}"
-
-
-async def eventually(what, ask):
-    """Asks until there is an answer."""
-    deadline = time.monotonic() + 10
-    while not (answer := await ask()):
-        assert time.monotonic() < deadline, f"not within 10 s: {what}"
-        await asyncio.sleep(0.05)
-    return answer
-
-
-async def refused(call, code, text):
-    """A call that has to fail, with this in the first line of the reason."""
-    try:
-        reply = await call
-    except bridge.NodeAPIError as error:
-        assert error.code == code and text in error.detail.splitlines()[0], f"{error} instead of {code} {text!r}"
-    else:
-        raise AssertionError(f"not refused but answered: {reply!r}")
-
-
-# What a user has.
-
-
-async def connect(email):
-    return await Connection.open(CLIENTS[email]["port"], SETUP["origin"])
-
-
-async def exchange(email, up, down):
-    connection = await connect(email)
-    try:
-        await connection.begin(up, down)
-        await connection.finish()
-    finally:
-        connection.close()
-
-
-async def served(*emails):
-    """Whether all of them are."""
-
-    async def one(email):
-        try:
-            async with asyncio.timeout(5):
-                await exchange(email, 100, 100)
-        except (OSError, EOFError, TimeoutError):
-            return False
-        return True
-
-    return all([await one(email) for email in emails])
-
-
-async def shut_out(*emails):
-    """Whether none of them is served."""
-    return not any([await served(email) for email in emails])
+refused = refusal(bridge.NodeAPIError)
+USERS = Users(CLIENTS, SETUP["origin"])
+connect, exchange, served, shut_out = USERS.connect, USERS.exchange, USERS.served, USERS.shut_out
 
 
 # The subjects, in the order in which they are run.

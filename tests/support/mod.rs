@@ -33,6 +33,15 @@ pub use self::xray::XrayClient;
 
 use std::time::{Duration, Instant};
 
+/// How often something is repeated, in the short form of a test and in the long one.
+pub fn times(short: usize, long: usize) -> usize {
+    if std::env::var_os("RAYNODE_SOAK").is_some() {
+        long
+    } else {
+        short
+    }
+}
+
 /// Asks until there is an answer.
 pub async fn eventually<T, F: Future<Output = Option<T>>>(
     what: &str,

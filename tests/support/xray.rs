@@ -64,6 +64,23 @@ impl XrayClient {
     }
 }
 
+/// A client for each of these users, each to the VLESS inbound on its port, and what a script has to know
+/// of them.
+pub fn vless_clients<const N: usize>(
+    users: [(&str, u16); N],
+) -> (Vec<XrayClient>, serde_json::Map<String, Value>) {
+    let mut described = serde_json::Map::new();
+    let clients = users
+        .map(|(email, port)| {
+            let id = super::users::id(email);
+            let client = XrayClient::start(&vless_outbound(port, id));
+            described.insert(email.to_owned(), json!({ "id": id, "port": client.port }));
+            client
+        })
+        .into();
+    (clients, described)
+}
+
 impl Drop for XrayClient {
     fn drop(&mut self) {
         drop(self.child.kill());

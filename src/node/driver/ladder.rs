@@ -29,11 +29,7 @@ impl Driver {
         };
         if !routing::settle(core, applied).await {
             tracing::warn!("start: nobody knows which rules the core has");
-            let took = self
-                .launcher
-                .check(&desired.skeleton, &desired.roster)
-                .await?;
-            return self.exchange(desired, patience(took)).await;
+            return self.exchange(desired).await;
         }
         let step = tokio::task::block_in_place(|| {
             plan::plan(&applied.skeleton, &applied.roster, &desired)
@@ -57,13 +53,14 @@ impl Driver {
                     users = changes.len(),
                     "start: only routing rules and users differ"
                 );
-                let took = self
-                    .launcher
-                    .check(&desired.skeleton, &desired.roster)
-                    .await?;
+                if !steps.append.is_empty() {
+                    self.launcher
+                        .check(&desired.skeleton, &desired.roster)
+                        .await?;
+                }
                 if let Err(error) = routing::change_rules(&self.launcher, core, &steps).await {
                     tracing::warn!(%error, "the core does not change its rules, so it is started anew");
-                    return self.exchange(desired, patience(took)).await;
+                    return self.exchange(desired).await;
                 }
                 applied.skeleton = desired.skeleton;
                 let changed =
@@ -76,11 +73,7 @@ impl Driver {
                     because = because.join(", "),
                     "start: the core has to be started anew"
                 );
-                let took = self
-                    .launcher
-                    .check(&desired.skeleton, &desired.roster)
-                    .await?;
-                self.exchange(desired, patience(took)).await
+                self.exchange(desired).await
             }
         }
     }
@@ -88,12 +81,9 @@ impl Driver {
     /// Nothing serves, so nothing can be lost: the start itself is the test.
     pub(super) async fn start_fresh(&mut self, desired: Desired) -> Result<(), Error> {
         if matches!(self.phase, Phase::Serving { .. }) {
-            // Its core has ended, and nobody has looked at it since.
-            let before = self.take_applied().await;
-            self.phase = before.map_or(Phase::Idle, |applied| Phase::Down {
-                applied,
-                retry: tokio::time::Instant::now(),
-            });
+            // Its core has ended, and nobody has looked at it since. That counts like any other end.
+            let end = self.phase.event().await;
+            self.on_core(end).await;
         }
         let is_the_same = match &self.phase {
             Phase::Down { applied, .. } => applied.skeleton == desired.skeleton,
@@ -108,20 +98,19 @@ impl Driver {
         Ok(())
     }
 
-    /// From the running core to one with another configuration, and back when that fails.
-    ///
-    /// The new one gets `patience` until it is ready: nobody is served meanwhile.
-    pub(super) async fn exchange(
-        &mut self,
-        desired: Desired,
-        patience: Duration,
-    ) -> Result<(), Error> {
+    /// From the running core to one with another configuration, and back when that fails. Whatever can be
+    /// known before is known before the running one is stopped.
+    pub(super) async fn exchange(&mut self, desired: Desired) -> Result<(), Error> {
         self.setbacks
             .allow(&desired.skeleton, Instant::now())
             .map_err(Error::FailedBefore)?;
         self.launcher.can_record()?;
+        let took = self
+            .launcher
+            .check(&desired.skeleton, &desired.roster)
+            .await?;
         // One that was slow, and not wrong, gets there in the end.
-        let patience = patience * 2_u32.pow(self.setbacks.count(&desired.skeleton).min(5));
+        let patience = patience(took) * 2_u32.pow(self.setbacks.count(&desired.skeleton).min(5));
         let ran = self.runs_for();
         let Some(mut before) = self.take_applied().await else {
             return self.start_fresh(desired).await;

@@ -3,15 +3,14 @@
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use tokio::io::AsyncWriteExt;
 use uuid::Uuid;
 
 use super::output::{Output, Tail};
+use super::tool::{Tool, hidden_variables};
 use super::{Core, Error, Files, READY_DEADLINE};
 use crate::disk;
 use crate::xray::client::Client;
@@ -28,6 +27,9 @@ const READY_INTERVAL: Duration = Duration::from_millis(3);
 const VERSION_DEADLINE: Duration = Duration::from_secs(10);
 /// The longest part of the log that one error repeats.
 const ERROR_LOG_BYTES: usize = 4 << 10;
+
+/// By what a file is known to be the one of before: its time of change and its length.
+type Stamp = (SystemTime, u64);
 
 /// How cores of one node are started.
 #[derive(Debug)]
@@ -46,7 +48,7 @@ pub struct Launcher {
     /// Where the cores' log lines go.
     pub logs: Arc<Logs>,
     sockets: AtomicU64,
-    version: Mutex<Option<(SystemTime, u64, Version)>>,
+    version: Mutex<Option<(Stamp, Version)>>,
 }
 
 impl Launcher {
@@ -74,44 +76,36 @@ impl Launcher {
             binary: self.binary.clone(),
             reason,
         };
-        let file = std::fs::metadata(&self.binary).map_err(|error| fail(error.to_string()))?;
-        let stamp = (
-            file.modified().unwrap_or(SystemTime::UNIX_EPOCH),
-            file.len(),
-        );
-        let known = *self.version.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some((modified, length, version)) = known
-            && (modified, length) == stamp
-        {
-            return Ok(version);
+        if let Some(known) = self.known_version() {
+            return Ok(known);
         }
-        let mut command = tokio::process::Command::new(&self.binary);
-        for variable in hidden_variables() {
-            command.env_remove(variable);
-        }
-        let output = command
-            .arg("version")
-            .stdin(Stdio::null())
-            .kill_on_drop(true)
-            .output();
+        // Taken before it is asked: a file that is exchanged meanwhile is asked again.
+        let stamp = self.stamp().map_err(|error| fail(error.to_string()))?;
+        let output = Tool::new(&self.binary).arg("version").run(&[]);
         let output = tokio::time::timeout(VERSION_DEADLINE, output)
             .await
             .map_err(|_| fail("`version` did not end within 10 s".to_owned()))?
             .map_err(|error| fail(error.to_string()))?;
         let version = Version::from_banner(&String::from_utf8_lossy(&output.stdout))
             .ok_or_else(|| fail("`version` does not print what xray prints".to_owned()))?;
-        *self.version.lock().unwrap_or_else(PoisonError::into_inner) =
-            Some((stamp.0, stamp.1, version));
+        *self.version.lock().unwrap_or_else(PoisonError::into_inner) = Some((stamp, version));
         Ok(version)
     }
 
     /// The version as it was last told, if that was of this very file. Never waits.
     #[must_use]
     pub fn known_version(&self) -> Option<Version> {
-        let file = std::fs::metadata(&self.binary).ok()?;
         let known = *self.version.lock().unwrap_or_else(PoisonError::into_inner);
-        let (modified, length, version) = known?;
-        (file.modified().ok()? == modified && file.len() == length).then_some(version)
+        let (stamp, version) = known?;
+        (self.stamp().ok()? == stamp).then_some(version)
+    }
+
+    fn stamp(&self) -> io::Result<Stamp> {
+        let file = std::fs::metadata(&self.binary)?;
+        Ok((
+            file.modified().unwrap_or(SystemTime::UNIX_EPOCH),
+            file.len(),
+        ))
     }
 
     /// Asks Xray whether it would run this configuration, and says how long that took. Binds nothing and
@@ -128,30 +122,11 @@ impl Launcher {
         let version = self.version().await?;
         let socket = self.runtime_dir.join("check.sock");
         let config = Self::render(skeleton, accounts, &socket, version)?;
-        let mut command = tokio::process::Command::new(&self.binary);
-        for variable in hidden_variables() {
-            command.env_remove(variable);
-        }
-        command
+        let run = Tool::new(&self.binary)
             .args(["run", "-test", "-c", "stdin:"])
             .env("XRAY_LOCATION_ASSET", &self.assets)
             .env(leftover::MARK, leftover::mark(&self.runtime_dir))
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
-        let run = async {
-            let mut child = command.spawn()?;
-            let mut stdin = child.stdin.take();
-            let feed = async {
-                if let Some(stdin) = &mut stdin {
-                    // What it did not read it says itself.
-                    drop(stdin.write_all(&config).await);
-                }
-                drop(stdin);
-            };
-            tokio::join!(feed, child.wait_with_output()).1
-        };
+            .run(&config);
         let tail = Tail::new(self.tail_lines);
         match tokio::time::timeout(READY_DEADLINE, run).await {
             Ok(Ok(output)) if output.status.success() => Ok(began.elapsed()),
@@ -358,23 +333,6 @@ async fn remove_stale_socket(path: &Path) {
         .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
     if is_stale && let Err(error) = std::fs::remove_file(path) {
         tracing::warn!(path = %path.display(), %error, "a socket that the config listens on is in the way");
-    }
-}
-
-/// What is meant for the node alone. Beside our `SSL_KEY_FILE`, `SSL_CERT_FILE` is our certificate;
-/// Go programs like Xray would take it for the authorities that they trust.
-pub(super) fn hidden_variables() -> &'static [&'static str] {
-    if std::env::var_os("SSL_KEY_FILE").is_some() {
-        &[
-            "API_KEY",
-            "LISTEN_FDS",
-            "LISTEN_PID",
-            "NOTIFY_SOCKET",
-            "SSL_KEY_FILE",
-            "SSL_CERT_FILE",
-        ]
-    } else {
-        &["API_KEY", "LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET"]
     }
 }
 

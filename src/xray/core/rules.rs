@@ -4,13 +4,12 @@
 //! another rule without a word. So the core's own binary translates it: `xray api adrules`.
 
 use std::path::PathBuf;
-use std::process::{Output, Stdio};
+use std::process::Output;
 use std::time::Duration;
 
 use serde_json::{Value, json};
-use tokio::io::AsyncWriteExt;
 
-use super::launcher::hidden_variables;
+use super::tool::Tool;
 use super::{Core, Launcher};
 use crate::xray::client::Error;
 use crate::xray::config::{self, Skeleton};
@@ -39,35 +38,20 @@ impl Launcher {
     }
 
     async fn adrules(&self, core: &Core, flags: &[&str], rules: &Value) -> Result<(), Error> {
-        let mut command = tokio::process::Command::new(self.binary_of(core));
-        for variable in hidden_variables() {
-            command.env_remove(variable);
-        }
-        command
+        let input = json!({ "routing": { "rules": rules } }).to_string();
+        let tool = Tool::new(&self.binary_of(core))
             .args(["api", "adrules"])
             .arg(format!("--server=unix:{}", core.files.socket.display()))
             .arg(format!("--timeout={ANSWER_S}"))
             .args(flags)
             .arg("stdin:")
             .env("XRAY_LOCATION_ASSET", &self.assets)
-            .stdin(Stdio::piped())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped())
-            .kill_on_drop(true);
-        let input = json!({ "routing": { "rules": rules } }).to_string();
-        let run = async {
-            let mut child = command.spawn()?;
-            if let Some(mut stdin) = child.stdin.take() {
-                // What it did not read it says itself.
-                drop(stdin.write_all(input.as_bytes()).await);
-            }
-            child.wait_with_output().await
-        };
+            .run(input.as_bytes());
         let run = async {
             tokio::select! {
                 biased;
-                () = core.process.gone() => Ok(None),
-                output = run => output.map(Some),
+                _ = core.process.ended() => Ok(None),
+                output = tool => output.map(Some),
             }
         };
         match tokio::time::timeout(DEADLINE, run).await {

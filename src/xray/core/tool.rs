@@ -1,0 +1,75 @@
+//! The Xray binary as a tool: asked something, it answers and ends.
+
+use std::ffi::OsStr;
+use std::io;
+use std::path::Path;
+use std::process::{Output, Stdio};
+
+use tokio::io::AsyncWriteExt;
+use tokio::process::Command;
+
+/// One call of the binary. It ends when nobody waits for it any more.
+pub(super) struct Tool(Command);
+
+impl Tool {
+    pub(super) fn new(binary: &Path) -> Self {
+        let mut command = Command::new(binary);
+        for variable in hidden_variables() {
+            command.env_remove(variable);
+        }
+        command
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .kill_on_drop(true);
+        Self(command)
+    }
+
+    pub(super) fn arg(self, argument: impl AsRef<OsStr>) -> Self {
+        self.args([argument])
+    }
+
+    pub(super) fn args(mut self, arguments: impl IntoIterator<Item = impl AsRef<OsStr>>) -> Self {
+        self.0.args(arguments);
+        self
+    }
+
+    pub(super) fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
+        self.0.env(name, value);
+        self
+    }
+
+    /// Hands it `input` and waits for all that it says.
+    ///
+    /// # Errors
+    /// When the binary can't be run.
+    pub(super) async fn run(mut self, input: &[u8]) -> io::Result<Output> {
+        let mut child = self.0.spawn()?;
+        let mut stdin = child.stdin.take();
+        let feed = async {
+            if let Some(stdin) = &mut stdin {
+                // What it did not read it says itself.
+                drop(stdin.write_all(input).await);
+            }
+            drop(stdin);
+        };
+        tokio::join!(feed, child.wait_with_output()).1
+    }
+}
+
+/// What is meant for the node alone. Beside our `SSL_KEY_FILE`, `SSL_CERT_FILE` is our certificate;
+/// Go programs like Xray would take it for the authorities that they trust.
+pub(super) fn hidden_variables() -> &'static [&'static str] {
+    if std::env::var_os("SSL_KEY_FILE").is_some() {
+        &[
+            "API_KEY",
+            "LISTEN_FDS",
+            "LISTEN_PID",
+            "NOTIFY_SOCKET",
+            "SSL_KEY_FILE",
+            "SSL_CERT_FILE",
+        ]
+    } else {
+        &["API_KEY", "LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET"]
+    }
+}
