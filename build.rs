@@ -5,8 +5,8 @@ use std::path::PathBuf;
 
 use prost::Message;
 
-/// The panel's contract.
-const SERVICE: &str = "proto/service.proto";
+/// What is served: the panel's contract and the node's own API.
+const SERVICES: [&str; 2] = ["proto/service.proto", "proto/raynode/v1/usage.proto"];
 
 /// Messages whose user lists stay encoded until each user is looked at: a full list is many times
 /// larger decoded than on the wire, and it is needed one user at a time.
@@ -41,9 +41,12 @@ fn main() -> Result<(), Box<dyn Error>> {
             format!("crate::panel::wire::{ours}"),
         );
     }
-    let descriptors = protox::compile([SERVICE], ["proto"])?;
+    let descriptors = protox::compile(SERVICES, ["proto"])?;
     let out = PathBuf::from(std::env::var("OUT_DIR")?);
-    std::fs::write(out.join("service.descriptors"), descriptors.encode_to_vec())?;
+    std::fs::write(
+        out.join("services.descriptors"),
+        descriptors.encode_to_vec(),
+    )?;
     service.compile_fds(descriptors)?;
 
     tonic_prost_build::configure()

@@ -5,11 +5,11 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::signal::unix::Signal;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
-use tokio_util::task::TaskTracker;
 use tonic::service::Routes;
 use uuid::Uuid;
 
@@ -18,8 +18,9 @@ use crate::panel::client_cert::{self, ClientCertificates};
 use crate::panel::doorman::Doorman;
 use crate::panel::front::Front;
 use crate::panel::gate::Gate;
-use crate::panel::listener::Listener;
+use crate::panel::listener::{Listener, UnderWay};
 use crate::panel::maintenance::{ByHand, Installer, Maintenance};
+use crate::panel::receipts::Receipts;
 use crate::panel::reload::{self, Current, Pair};
 use crate::panel::rest::Rest;
 use crate::panel::{Keys, NamedKey, grpc, health, ports, reflection, tls};
@@ -29,6 +30,9 @@ use crate::xray::core::Launcher;
 use crate::xray::leftover;
 use crate::xray::logs::Logs;
 use crate::{disk, identity, telemetry};
+
+/// How long the verdicts on reports of usage are waited for at the end, when their connections are closed.
+const VERDICTS: Duration = Duration::from_millis(1500);
 
 /// Why the node can't run.
 #[derive(Debug, thiserror::Error)]
@@ -193,6 +197,7 @@ impl App {
             state_dir: settings.state_dir,
             restore: settings.restore_on_boot,
             stop_grace: settings.stop_grace,
+            usage: settings.usage,
         };
         let (node, running) = Node::spawn(launcher, memory).await;
         let pair = Pair {
@@ -244,12 +249,14 @@ impl App {
         shutdown: Shutdown,
     ) -> Result<Vec<TcpListener>, Error> {
         tracing::info!(address = %self.pairing.address, "serving panels");
-        let replies = TaskTracker::new();
-        let doorman = Arc::new(Doorman::new(replies.clone()));
+        let under_way = UnderWay::default();
+        let doorman = Arc::new(Doorman::new(under_way.replies.clone()));
         let service = grpc::Service::new(self.node.clone(), shutdown.token().clone());
         let (health, reporter) = health::service();
         let mut routes =
             Routes::new(service.clone().into_server(self.limits.message)).add_service(health);
+        let receipts = Receipts::new(self.node.clone());
+        routes = routes.add_service(receipts.into_server(self.limits.message));
         match (reflection::v1(), reflection::v1alpha()) {
             (Ok(v1), Ok(v1alpha)) => routes = routes.add_service(v1).add_service(v1alpha),
             (Err(error), _) | (_, Err(error)) => {
@@ -281,16 +288,18 @@ impl App {
                 Arc::clone(&doorman),
                 self.limits.body_timeout,
             );
-            maintenance.spawn(listener.serve(service, replies.clone(), shutdown.clone()));
+            maintenance.spawn(listener.serve(service, under_way.clone(), shutdown.clone()));
         }
         tasks.spawn(follow_settings(for_settings, self.node.clone()));
         let service = Gate::new(front, self.keys, self.node, doorman);
         let mut running = self.running;
         let port = tokio::select! {
-            port = self.listener.serve(service, replies, shutdown.clone()) => port,
+            port = self.listener.serve(service, under_way.clone(), shutdown.clone()) => port,
             () = running.broken() => return Err(Error::Driver),
         };
         let other = maintenance.join_next().await.and_then(Result::ok);
+        under_way.reports.close();
+        drop(tokio::time::timeout(VERDICTS, under_way.reports.wait()).await);
         match shutdown.how() {
             How::Stop => running.stop().await,
             How::Detach | How::Exec => running.detach(shutdown.stop()).await,

@@ -14,6 +14,9 @@
 //!        status: codes    reads: never wait     logs: every line to every viewer
 //!                         boot: what was left   record: found by the next daemon
 //!                         last_good: on disk
+//!                           │
+//!                           ▼
+//!                         usage: counters ──▶ ledger ──▶ panel
 //! ```
 //!
 //! Calls go one way, to the right. `node` knows no type of a transport, `xray` knows no session.
@@ -29,6 +32,7 @@ pub mod settings;
 pub mod shutdown;
 pub mod systemd;
 pub mod telemetry;
+pub mod usage;
 pub mod xray;
 
 mod disk;

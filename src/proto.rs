@@ -1,4 +1,4 @@
-//! The generated protobuf code: the panel's service and the slice of Xray's API that we call.
+//! The generated protobuf code: what is served, and the slice of Xray's API that we call.
 
 #![allow(
     missing_docs,
@@ -16,8 +16,16 @@ pub mod service {
     tonic::include_proto!("service");
 }
 
-/// The descriptors of `proto/service.proto`, encoded: what reflection shows and JSON is mapped by.
+/// The node's own API.
+pub mod raynode {
+    /// `proto/raynode/v1/`
+    pub mod v1 {
+        tonic::include_proto!("raynode.v1");
+    }
+}
+
+/// The descriptors of everything that is served, encoded: what reflection shows and JSON is mapped by.
 pub const SERVICE_DESCRIPTORS: &[u8] =
-    include_bytes!(concat!(env!("OUT_DIR"), "/service.descriptors"));
+    include_bytes!(concat!(env!("OUT_DIR"), "/services.descriptors"));
 
 tonic::include_proto!("xray");

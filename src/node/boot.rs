@@ -10,14 +10,13 @@ use super::phase::Phase;
 use super::plan::{self, UserChanges};
 use super::roster::Roster;
 use super::user::Email;
+use crate::usage::harvest::{Harvester, Source};
 use crate::xray::client::Client;
 use crate::xray::config::PLACEHOLDER;
 use crate::xray::core::{Core, Launcher, NotAdopted};
 use crate::xray::leftover;
 use crate::xray::record::Record;
-
-/// How long a core that is not taken over may take to tell its counters.
-const FAREWELL: Duration = Duration::from_secs(2);
+use crate::xray::version::Version;
 
 /// What a new daemon begins with.
 pub(super) struct Found {
@@ -33,7 +32,7 @@ pub(super) struct Found {
 /// nobody knows of; a configuration without a core is started again with `start_again`.
 pub(super) async fn restore(
     launcher: &Launcher,
-    last_good: &mut LastGood,
+    (last_good, harvester): (&mut LastGood, &Harvester),
     start_again: bool,
     lingers: bool,
 ) -> Found {
@@ -49,6 +48,7 @@ pub(super) async fn restore(
         is_what_the_panel_had,
     };
     if let Some(record) = &record {
+        harvester.ledger().adopt(record.id);
         match adopt(launcher, record, restored.as_ref()).await {
             Ok(core) => {
                 if let Some(restored) = restored.take() {
@@ -59,7 +59,7 @@ pub(super) async fn restore(
             }
             // Whoever does not answer will not stop when asked either.
             Err(Some(NotAdopted::Silent(_))) => leftover::kill(&launcher.runtime_dir),
-            Err(_) => farewell(record).await,
+            Err(_) => farewell(record, harvester).await,
         }
     }
     leftover::end(&launcher.runtime_dir, None).await;
@@ -166,22 +166,12 @@ async fn users_of(client: &Client, applied: &Applied) -> Result<Roster, Error> {
     Ok(found)
 }
 
-/// Says what goes with a core that is not taken over: its counters are in no other place.
-async fn farewell(record: &Record) {
-    let client = Client::new(record.socket.clone());
-    let counters = client.counters("user>>>", false);
-    match tokio::time::timeout(FAREWELL, counters).await {
-        Ok(Ok(counters)) => {
-            let bytes: i64 = counters.iter().map(|counter| counter.value).sum();
-            tracing::warn!(
-                pid = record.process.pid,
-                bytes,
-                "the core is ended; so much traffic of its users was not collected"
-            );
-        }
-        Ok(Err(error)) => {
-            tracing::debug!(%error, "the counters of the core can't be read any more");
-        }
-        Err(_) => tracing::debug!("the core does not tell its counters any more"),
-    }
+/// What a core has counted that is not taken over is read before its end.
+async fn farewell(record: &Record, harvester: &Harvester) {
+    let source = Source {
+        epoch: record.id,
+        client: Client::new(record.socket.clone()),
+        version: record.version().unwrap_or(Version::new(0, 0, 0)),
+    };
+    harvester.last(&source).await;
 }

@@ -46,6 +46,7 @@ use super::routing;
 use super::session::Session;
 use super::setbacks::Setbacks;
 use super::state::{Serving, State};
+use crate::usage::harvest::{Harvester, Source};
 use crate::xray::config::Skeleton;
 use crate::xray::core::{Core, Launcher};
 use crate::xray::leftover;
@@ -72,9 +73,18 @@ pub(super) struct Driver {
     /// Keeps what served before what serves now, until that has proved itself.
     endurance: Endurance<Applied>,
     last_good: LastGood,
+    harvester: Arc<Harvester>,
     setbacks: Setbacks<Skeleton>,
     /// How many changes there were: the one order that they have.
     generation: u64,
+}
+
+fn source(core: &Core) -> Source {
+    Source {
+        epoch: core.id(),
+        client: core.client().clone(),
+        version: core.version(),
+    }
 }
 
 /// How a driver ends.
@@ -94,13 +104,24 @@ impl Driver {
         launcher: Arc<Launcher>,
         (queue, state): (mpsc::Receiver<Queued>, watch::Sender<State>),
         grace: Arc<Grace>,
-        mut last_good: LastGood,
+        (mut last_good, harvester): (LastGood, Arc<Harvester>),
         start_again: bool,
     ) -> Self {
         let left = Control::read(&launcher.runtime_dir);
         let now = Instant::now();
         let lingers = left.linger_until.is_some_and(|until| until > now);
-        let found = boot::restore(&launcher, &mut last_good, start_again, lingers).await;
+        let found = boot::restore(
+            &launcher,
+            (&mut last_good, &harvester),
+            start_again,
+            lingers,
+        )
+        .await;
+        let alive = match &found.phase {
+            Phase::Serving { core, .. } => vec![core.id()],
+            _ => Vec::new(),
+        };
+        harvester.ledger().only_epochs(alive);
         let (session, linger_until) = match (&found.phase, left.session) {
             (Phase::Idle, _) => (None, None),
             (_, Some((id, keep_alive))) if found.is_what_the_panel_had => {
@@ -127,6 +148,7 @@ impl Driver {
             phase,
             endurance: Endurance::default(),
             last_good,
+            harvester,
             setbacks: Setbacks::default(),
             generation: 0,
         };
@@ -281,7 +303,7 @@ impl Driver {
             Phase::Down { applied, .. } | Phase::GaveUp { applied, .. } => Some(applied),
             Phase::Serving { core, applied } => {
                 self.publish();
-                core.stop().await;
+                self.end(core).await;
                 Some(applied)
             }
         }
@@ -299,6 +321,7 @@ impl Driver {
         applied.doubtful = false;
         let keep_alive = self.keep_alive;
         tokio::task::block_in_place(|| self.last_good.save(core.id(), &applied, keep_alive));
+        self.harvester.ledger().only_epochs(vec![core.id()]);
         self.phase = Phase::Serving { core, applied };
         self.publish();
     }
@@ -328,15 +351,22 @@ impl Driver {
         let phase = std::mem::replace(&mut self.phase, Phase::Idle);
         self.publish();
         if let Phase::Serving { core, .. } = phase {
-            core.stop().await;
+            self.end(core).await;
         }
+    }
+
+    /// Stops a core, once it has told what it counted.
+    async fn end(&self, core: Core) {
+        if !core.has_ended() {
+            self.harvester.last(&source(&core)).await;
+        }
+        core.stop().await;
     }
 
     fn publish(&self) {
         let serving = match &self.phase {
             Phase::Serving { core, applied } => Some(Arc::new(Serving {
-                client: core.client().clone(),
-                version: core.version(),
+                source: source(core),
                 ready: core.ready_since(),
                 skeleton: Arc::clone(&applied.skeleton),
             })),

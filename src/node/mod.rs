@@ -13,6 +13,7 @@ mod control;
 mod driver;
 mod endurance;
 mod grace;
+mod harvesting;
 mod last_good;
 mod phase;
 mod plan;
@@ -28,10 +29,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-pub use self::reads::{Direction, Latency, LogStream, Traffic, TrafficOf};
+pub use self::reads::{Latency, LogStream};
 pub use self::roster::{Refused, Roster};
 pub use self::session::Session;
 pub use self::user::{Email, Malformed, User, Users};
@@ -43,6 +45,9 @@ use self::last_good::LastGood;
 use self::plan::Desired;
 use self::state::{Serving, State};
 use crate::host::Host;
+use crate::usage::Policy;
+use crate::usage::harvest::Harvester;
+use crate::usage::ledger::{self, Ledger};
 use crate::xray::config::{self, Rule, Skeleton};
 use crate::xray::core::{self, Launcher};
 
@@ -52,6 +57,9 @@ const QUEUE: usize = 64;
 const STOP_DEADLINE: Duration = Duration::from_secs(15);
 /// How long a change that has begun gets when the core stays; the next daemon finishes what it can.
 const DETACH_DEADLINE: Duration = Duration::from_secs(5);
+/// How long the disk gets for the usage ledger at the end; what it does not take is in the core, or is
+/// found as unsure.
+const LEDGER_DEADLINE: Duration = Duration::from_secs(5);
 
 /// Why the node did not do what it was asked.
 #[derive(Debug, thiserror::Error)]
@@ -86,6 +94,9 @@ pub enum Error {
     /// The core refused a read or did not answer.
     #[error("failed to read from xray: {0}")]
     Read(crate::xray::client::Error),
+    /// Usage can't be had just now; nothing of it is lost.
+    #[error(transparent)]
+    Usage(#[from] ledger::Error),
     /// A read without the name that it needs.
     #[error("{0} required")]
     NameRequired(&'static str),
@@ -177,6 +188,7 @@ pub struct Node {
     launcher: Arc<Launcher>,
     grace: Arc<Grace>,
     host: Arc<Host>,
+    harvester: Arc<Harvester>,
 }
 
 /// The driver's task.
@@ -184,6 +196,8 @@ pub struct Node {
 pub struct Running {
     task: tokio::task::JoinHandle<()>,
     leave: Leave,
+    harvesting: JoinSet<()>,
+    ledger: Ledger,
 }
 
 impl Running {
@@ -196,30 +210,41 @@ impl Running {
     }
 
     /// Stops the core and waits until it is gone.
-    pub async fn stop(self) {
+    pub async fn stop(mut self) {
         self.leave.stop.cancel();
         self.wait(STOP_DEADLINE, "the core did not stop in time")
             .await;
+        self.put_down().await;
+    }
+
+    /// Whatever was counted until now is on disk then.
+    async fn put_down(&mut self) {
+        self.harvesting.shutdown().await;
+        let closed = tokio::time::timeout(LEDGER_DEADLINE, self.ledger.close()).await;
+        if closed.is_err() {
+            tracing::error!("the disk does not take the usage ledger in time");
+        }
     }
 
     /// Ends the driver and leaves the core serving, for the daemon that comes next; unless `stop` comes
     /// before that.
-    pub async fn detach(self, stop: &CancellationToken) {
+    pub async fn detach(mut self, stop: &CancellationToken) {
         self.leave.detach.cancel();
         tokio::select! {
-            () = stop.cancelled() => self.stop().await,
+            () = stop.cancelled() => return self.stop().await,
             () = self.leave.gone.cancelled() => {}
             () = tokio::time::sleep(DETACH_DEADLINE) => {
                 tracing::warn!("a change was still going on; the next daemon finishes what it can");
             }
         }
+        self.put_down().await;
     }
 
-    async fn wait(self, patience: Duration, late: &str) {
+    async fn wait(&mut self, patience: Duration, late: &str) {
         if self.task.is_finished() {
             return;
         }
-        match tokio::time::timeout(patience, self.task).await {
+        match tokio::time::timeout(patience, &mut self.task).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::error!(%error, "the driver ended badly"),
             Err(_) => tracing::error!("{late}"),
@@ -236,6 +261,8 @@ pub struct Memory {
     pub restore: bool,
     /// How long a core serves on after a panel's Stop.
     pub stop_grace: Duration,
+    /// What becomes of what is used.
+    pub usage: Policy,
 }
 
 impl Node {
@@ -248,23 +275,35 @@ impl Node {
         let grace = Arc::new(Grace::new(memory.stop_grace));
         let leave = Leave::default();
         let last_good = LastGood::new(&memory.state_dir, &launcher.runtime_dir);
+        let ledger = Ledger::open(&memory.state_dir, memory.usage);
+        let interval = memory.usage.harvest_interval;
+        let harvester = Arc::new(Harvester::new(ledger.clone(), interval));
         let driver = Driver::new(
             Arc::clone(&launcher),
             (changes, publish),
             Arc::clone(&grace),
-            last_good,
+            (last_good, Arc::clone(&harvester)),
             memory.restore,
         )
         .await;
         let task = tokio::spawn(driver.run(leave.clone()));
+        let mut harvesting = JoinSet::new();
+        harvesting.spawn(harvesting::run(Arc::clone(&harvester), state.clone()));
         let node = Self {
             queue,
             state,
             launcher,
             grace,
             host: Arc::new(Host::new()),
+            harvester,
         };
-        (node, Running { task, leave })
+        let running = Running {
+            task,
+            leave,
+            harvesting,
+            ledger,
+        };
+        (node, running)
     }
 
     /// From now on a core serves on for so long after a panel's Stop.

@@ -6,49 +6,17 @@ use super::session::Hold;
 use super::{BaseInfo, Error, Node, State};
 use crate::host::Sample;
 use crate::proto::xray::app::stats::command::SysStatsResponse;
-use crate::xray::client::{self, Client, Counter};
-use crate::xray::config::{API_INBOUND, API_TAG, PLACEHOLDER};
-use crate::xray::logs::{Entry, Viewer};
+use crate::usage::OnlineUser;
+use crate::usage::book::{Entry, Of};
+use crate::usage::harvest::{Source, TELLS_USERS_STATS};
+use crate::usage::ledger::{Batch, Report};
+use crate::xray::client;
+use crate::xray::logs::{self, Viewer};
 
 /// How long a binary that nobody has asked yet may take to say its version.
 const VERSION_PATIENCE: Duration = Duration::from_millis(500);
-
-/// What traffic is counted for.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum TrafficOf {
-    /// All users.
-    Users,
-    /// One user, by e-mail.
-    User(String),
-    /// All inbounds.
-    Inbounds,
-    /// One inbound, by tag.
-    Inbound(String),
-    /// All outbounds.
-    Outbounds,
-    /// One outbound, by tag.
-    Outbound(String),
-}
-
-/// Which way the bytes went, seen from the client.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Direction {
-    /// From the client.
-    Up,
-    /// To the client.
-    Down,
-}
-
-/// One counter.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Traffic {
-    /// E-mail or tag.
-    pub name: String,
-    /// Which way.
-    pub direction: Direction,
-    /// Since the core started, or since the last read that reset it.
-    pub bytes: i64,
-}
+/// How long a core may keep somebody waiting who wants to know what was used.
+const SWEEP_PATIENCE: Duration = Duration::from_secs(5);
 
 /// What the core measured of one outbound.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -76,8 +44,8 @@ impl LogStream {
     /// The next line; cancel-safe. `None` when the node ends.
     pub async fn next(&mut self) -> Option<String> {
         Some(match self.viewer.next().await? {
-            Entry::Line(line) => line.to_string(),
-            Entry::Lost(count) => {
+            logs::Entry::Line(line) => line.to_string(),
+            logs::Entry::Lost(count) => {
                 format!("[raynode] {count} lines are missing here: this viewer reads too slowly")
             }
         })
@@ -91,7 +59,7 @@ impl Node {
             session, serving, ..
         } = self.state.borrow().clone();
         let core_version = match &serving {
-            Some(serving) => serving.version.to_string(),
+            Some(serving) => serving.source.version.to_string(),
             None => self.version_of_the_binary().await,
         };
         BaseInfo {
@@ -127,35 +95,85 @@ impl Node {
     /// When the core does not answer.
     pub async fn backend_stats(&self) -> Result<SysStatsResponse, Error> {
         self.serving()?
+            .source
             .client
             .sys_stats()
             .await
             .map_err(Error::SysStats)
     }
 
-    /// Traffic counters; with `reset` they start at zero again.
+    /// What was used and is not reported yet; what is returned here is in nobody else's report, unless its
+    /// ticket says that it did not arrive. It does not need a core: what an earlier one counted is there.
     ///
     /// # Errors
-    /// When a single one is asked for without a name, or the core does not answer.
-    pub async fn traffic(&self, of: TrafficOf, reset: bool) -> Result<Vec<Traffic>, Error> {
-        let client = &self.serving()?.client;
-        let (kind, name) = match of {
-            TrafficOf::Users => (Kind::User, None),
-            TrafficOf::Inbounds => (Kind::Inbound, None),
-            TrafficOf::Outbounds => (Kind::Outbound, None),
-            TrafficOf::User(email) => (Kind::User, Some(email)),
-            TrafficOf::Inbound(tag) => (Kind::Inbound, Some(tag)),
-            TrafficOf::Outbound(tag) => (Kind::Outbound, Some(tag)),
-        };
-        let counters = match name {
-            None => client.counters(&format!("{}>>>", kind.word()), reset).await,
-            Some(name) => both(client, kind, &name, reset).await?,
-        };
-        let counters = counters.map_err(Error::Read)?;
-        Ok(counters
-            .iter()
-            .filter_map(|counter| traffic(kind, counter))
-            .collect())
+    /// When a single one is asked for without a name, no panel has control, or the disk refuses.
+    pub async fn report(&self, of: Of) -> Result<Report, Error> {
+        let of = named_one(of)?;
+        self.session().ok_or(Error::NotInitialized)?;
+        if let Ok(serving) = self.serving() {
+            self.read_counters(&serving.source).await;
+        }
+        Ok(self.harvester.ledger().report(of).await?)
+    }
+
+    /// What the core has counted since it started, whether it was reported or not.
+    ///
+    /// # Errors
+    /// When a single one is asked for without a name, or no core serves.
+    pub async fn counted(&self, of: Of) -> Result<Vec<Entry>, Error> {
+        let of = named_one(of)?;
+        let serving = self.serving()?;
+        self.read_counters(&serving.source).await;
+        let epoch = serving.source.epoch;
+        Ok(self.harvester.ledger().of_core(epoch, of).await?)
+    }
+
+    /// A core that does not answer keeps what it has counted; what is known of it is told all the same.
+    async fn read_counters(&self, core: &Source) {
+        let swept = tokio::time::timeout(SWEEP_PATIENCE, self.harvester.sweep(core)).await;
+        match swept {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => tracing::warn!(%error, "usage is told as it was read last"),
+            Err(_) => tracing::warn!("the core is slow to tell, usage is told as it was read last"),
+        }
+    }
+
+    /// The batch of usage behind `cursor`, for panels that send receipts; `None` where nothing is.
+    ///
+    /// # Errors
+    /// When the cursor is none, the disk refuses, or too many batches wait for their receipt.
+    pub async fn collect(&self, cursor: String, limit: usize) -> Result<Option<Batch>, Error> {
+        if let Ok(serving) = self.serving() {
+            self.read_counters(&serving.source).await;
+        }
+        Ok(self.harvester.ledger().batch(cursor, limit).await?)
+    }
+
+    /// These batches have arrived; returns how many of them had no receipt before.
+    ///
+    /// # Errors
+    /// When one is no number of a batch, or the disk refuses.
+    pub async fn acknowledge(&self, batches: Vec<String>) -> Result<usize, Error> {
+        Ok(self.harvester.ledger().receipts(batches).await?)
+    }
+
+    /// Everybody who is online, by the last harvest.
+    ///
+    /// # Errors
+    /// When no core serves, or it is too old to tell.
+    pub fn online_users(&self) -> Result<Vec<OnlineUser>, Error> {
+        let serving = self.serving()?;
+        let source = &serving.source;
+        if source.version < TELLS_USERS_STATS {
+            return Err(Error::TooOld {
+                call: "ListOnlineUsers",
+                needs: TELLS_USERS_STATS,
+                runs: source.version,
+            });
+        }
+        self.harvester
+            .online(source.epoch)
+            .ok_or(Error::CoreNotStarted)
     }
 
     /// What the core measured of its outbounds, by tag; of all of them, or of the one named.
@@ -173,6 +191,7 @@ impl Node {
             return Err(Error::NoObservatory);
         }
         let measured = serving
+            .source
             .client
             .outbound_status()
             .await
@@ -200,7 +219,11 @@ impl Node {
     pub async fn online(&self, email: &str) -> Result<i64, Error> {
         let serving = self.serving()?;
         named(email, "email")?;
-        serving
+        let source = &serving.source;
+        if let Some(addresses) = self.harvester.addresses(source.epoch, email).await {
+            return Ok(i64::try_from(addresses.len()).unwrap_or(i64::MAX));
+        }
+        source
             .client
             .online_count(email)
             .await
@@ -214,7 +237,14 @@ impl Node {
     pub async fn online_addresses(&self, email: &str) -> Result<Vec<(String, i64)>, Error> {
         let serving = self.serving()?;
         named(email, "email")?;
-        serving
+        let source = &serving.source;
+        if let Some(addresses) = self.harvester.addresses(source.epoch, email).await {
+            let addresses = addresses.into_iter();
+            return Ok(addresses
+                .map(|address| (address.ip, address.latest))
+                .collect());
+        }
+        source
             .client
             .online_addresses(email)
             .await
@@ -250,144 +280,20 @@ fn not_online(email: &str, error: client::Error) -> Error {
     }
 }
 
-/// The first part of a counter's name.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Kind {
-    User,
-    Inbound,
-    Outbound,
-}
-
-impl Kind {
-    fn word(self) -> &'static str {
-        match self {
-            Self::User => "user",
-            Self::Inbound => "inbound",
-            Self::Outbound => "outbound",
-        }
+fn named_one(of: Of) -> Result<Of, Error> {
+    if let Of::One(kind, name) = &of {
+        named(name, kind.name())?;
     }
-
-    /// What a caller calls the name.
-    fn name(self) -> &'static str {
-        match self {
-            Self::User => "email",
-            Self::Inbound | Self::Outbound => "tag",
-        }
-    }
-
-    /// Whether the node added this to the core.
-    fn is_ours(self, name: &str) -> bool {
-        match self {
-            Self::User => name == PLACEHOLDER,
-            Self::Inbound => name == API_INBOUND,
-            Self::Outbound => name == API_TAG,
-        }
-    }
-}
-
-/// Both counters of one name, by their full names: looking them up costs nothing, a search among
-/// all counters does. What was never counted is not there, which is no error.
-async fn both(
-    client: &Client,
-    kind: Kind,
-    name: &str,
-    reset: bool,
-) -> Result<Result<Vec<Counter>, client::Error>, Error> {
-    named(name, kind.name())?;
-    let mut counters = Vec::with_capacity(2);
-    for direction in ["uplink", "downlink"] {
-        let name = format!("{}>>>{name}>>>traffic>>>{direction}", kind.word());
-        match client.counter(&name, reset).await {
-            Ok(counter) => counters.push(counter),
-            Err(client::Error::NotFound(_)) => {}
-            Err(error) => return Ok(Err(error)),
-        }
-    }
-    Ok(Ok(counters))
-}
-
-/// Reads `user>>>7>>>traffic>>>uplink`. Counters of the node's own doing, of another kind (Xray
-/// looks for a pattern anywhere in a name) and of another form are passed over.
-fn traffic(kind: Kind, counter: &Counter) -> Option<Traffic> {
-    let parts: Vec<&str> = counter.name.split(">>>").collect();
-    let [word, name, "traffic", direction] = *parts.as_slice() else {
-        return None;
-    };
-    if word != kind.word() || name.is_empty() || kind.is_ours(name) {
-        return None;
-    }
-    let direction = match direction {
-        "uplink" => Direction::Up,
-        "downlink" => Direction::Down,
-        _ => return None,
-    };
-    Some(Traffic {
-        name: name.to_owned(),
-        direction,
-        bytes: counter.value,
-    })
+    Ok(of)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn read(kind: Kind, name: &str) -> Option<Traffic> {
-        let name = name.to_owned();
-        traffic(kind, &Counter { name, value: 5 })
-    }
-
-    #[test]
-    fn a_counter_is_read_by_its_name() {
-        let traffic = read(Kind::User, "user>>>7>>>traffic>>>uplink").unwrap();
-        assert_eq!(
-            (&*traffic.name, traffic.direction, traffic.bytes),
-            ("7", Direction::Up, 5)
-        );
-        let traffic = read(Kind::Outbound, "outbound>>>direct>>>traffic>>>downlink").unwrap();
-        assert_eq!(
-            (&*traffic.name, traffic.direction),
-            ("direct", Direction::Down)
-        );
-    }
-
-    #[test]
-    fn other_names_are_passed_over() {
-        for name in [
-            "user>>>7>>>online",
-            "user>>>>>>traffic>>>uplink",
-            "user>>>7>>>traffic>>>sideways",
-            "user>>>a>>>b>>>traffic>>>uplink",
-            "inbound>>>my-user>>>traffic>>>uplink",
-            "",
-        ] {
-            assert_eq!(read(Kind::User, name), None, "{name}");
-        }
-    }
-
-    #[test]
-    fn what_the_node_adds_is_nobodys_traffic() {
-        let ours = [
-            (Kind::Inbound, "inbound>>>API_INBOUND"),
-            (Kind::Outbound, "outbound>>>API"),
-            (Kind::User, "user>>>raynode-placeholder"),
-        ];
-        for (kind, name) in ours {
-            assert_eq!(
-                read(kind, &format!("{name}>>>traffic>>>uplink")),
-                None,
-                "{name}"
-            );
-        }
-        assert!(
-            read(Kind::User, "user>>>API>>>traffic>>>uplink").is_some(),
-            "a user of that name"
-        );
-    }
-
     #[tokio::test]
     async fn a_slow_viewer_reads_how_much_is_missing() {
-        let logs = std::sync::Arc::new(crate::xray::logs::Logs::new(1));
+        let logs = std::sync::Arc::new(logs::Logs::new(1));
         let mut stream = LogStream {
             viewer: logs.viewer(),
             _hold: None,

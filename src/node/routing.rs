@@ -35,8 +35,8 @@ impl Node {
     /// When the core does not serve, is too old, or does not answer.
     pub async fn routing_rules(&self) -> Result<Vec<ListedRule>, Error> {
         let serving = self.serving()?;
-        LIST_RULES.require(serving.version)?;
-        let mut rules = serving.client.rules().await.map_err(Error::Read)?;
+        LIST_RULES.require(serving.source.version)?;
+        let mut rules = serving.source.client.rules().await.map_err(Error::Read)?;
         rules.retain(|rule| rule.rule_tag != API_RULE_TAG);
         Ok(rules)
     }
@@ -52,7 +52,10 @@ impl Node {
         publish: bool,
     ) -> Result<Route, Error> {
         let serving = self.serving()?;
-        let route = serving.client.test_route(connection, selectors, publish);
+        let route = serving
+            .source
+            .client
+            .test_route(connection, selectors, publish);
         route.await.map_err(|error| match error {
             client::Error::NotFound(_) => Error::NoRule {
                 outbound: serving.skeleton.default_outbound().to_owned(),
@@ -67,8 +70,8 @@ impl Node {
     /// [`Error::NoBalancer`] when there is none of this tag; otherwise as for listing rules.
     pub async fn balancer(&self, tag: &str) -> Result<Balancer, Error> {
         let serving = self.serving()?;
-        GET_BALANCER.require(serving.version)?;
-        let balancer = serving.client.balancer(tag).await;
+        GET_BALANCER.require(serving.source.version)?;
+        let balancer = serving.source.client.balancer(tag).await;
         balancer.map_err(|error| match error {
             client::Error::NotFound(_) => Error::NoBalancer(tag.to_owned()),
             error => Error::Read(error),

@@ -4,9 +4,8 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::session::Session;
-use crate::xray::client::Client;
+use crate::usage::harvest::Source;
 use crate::xray::config::Skeleton;
-use crate::xray::version::Version;
 
 /// A snapshot of the node; the driver publishes a new one with every step.
 #[derive(Clone, Debug, Default)]
@@ -20,8 +19,7 @@ pub(super) struct State {
 /// The core that serves, for those who read.
 #[derive(Debug)]
 pub(super) struct Serving {
-    pub(super) client: Client,
-    pub(super) version: Version,
+    pub(super) source: Source,
     pub(super) ready: Instant,
     pub(super) skeleton: Arc<Skeleton>,
 }

@@ -10,19 +10,21 @@ use std::task::{Context, Poll};
 use futures_util::FutureExt;
 use http::request::Parts;
 use http::{Request, Response, StatusCode};
-use http_body::{Frame, SizeHint};
+use http_body::{Body as _, Frame, SizeHint};
 use tonic::body::Body;
 use tonic::{Code, Status};
 use tower::Service;
 
 use super::auth::{Denied, Keys, Shown};
 use super::client_cert::Certified;
+use super::delivery::{Track, Wire};
 use super::doorman::{Doorman, Peer, Tokens};
 use super::front::{self, Front};
 use super::health;
 use super::rest::Refusal;
 use super::usage::Usage;
 use crate::node::Node;
+use crate::usage::ledger::Ticket;
 
 /// The call that takes control.
 const START: &str = "/service.NodeService/Start";
@@ -81,6 +83,8 @@ impl Service<Request<Body>> for Gate {
         let endless = path.ends_with("/GetLogs") || path == "/logs" || path.ends_with("/Watch");
         let tokens = guard.doorman.let_in(request.extensions(), endless);
         let grpc = front::is_grpc(request.headers());
+        let wire = request.extensions().get::<Arc<Wire>>().map(Arc::clone);
+        let version = request.version();
         // The clone is not ready yet; the one that was asked is.
         let ready = self.front.clone();
         let answer = std::mem::replace(&mut self.front, ready).call(request);
@@ -88,8 +92,9 @@ impl Service<Request<Body>> for Gate {
             let Ok(response) = AssertUnwindSafe(answer).catch_unwind().await else {
                 return Ok(after_a_panic(grpc).map(Counted::uncounted));
             };
-            let response = response?;
-            let response = match Status::from_header_map(response.headers()) {
+            let mut response = response?;
+            let report = response.extensions_mut().remove::<Ticket>();
+            let mut response = match Status::from_header_map(response.headers()) {
                 Some(status) if status.code() != Code::Ok => as_go_says_it(&status, response),
                 _ if !response.status().is_success() => response,
                 _ => {
@@ -97,7 +102,15 @@ impl Service<Request<Body>> for Gate {
                     response
                 }
             };
-            Ok(response.map(|body| Counted::new(body, tokens)))
+            let track = match (report, wire) {
+                (Some(ticket), Some(wire)) => {
+                    let ((name, value), track) = wire.send(ticket, version);
+                    response.headers_mut().insert(name, value);
+                    Some(track)
+                }
+                _ => None,
+            };
+            Ok(response.map(|body| Counted::new(body, tokens, track)))
         })
     }
 }
@@ -180,21 +193,29 @@ fn as_go_says_it(status: &Status, response: Response<Body>) -> Response<Body> {
 pub struct Counted {
     body: Body,
     _tokens: Tokens,
+    report: Option<Report>,
+}
+
+/// What is noted of the body of a report of usage.
+#[derive(Debug)]
+struct Report {
+    track: Track,
+    /// How much of it has not been handed over, where that was said in advance: its end is not asked for then.
+    left: Option<u64>,
 }
 
 impl Counted {
-    pub(super) fn new(body: Body, tokens: Tokens) -> Self {
+    pub(super) fn new(body: Body, tokens: Tokens, track: Option<Track>) -> Self {
+        let left = body.size_hint().exact();
         Self {
             body,
             _tokens: tokens,
+            report: track.map(|track| Report { track, left }),
         }
     }
 
     pub(super) fn uncounted(body: Body) -> Self {
-        Self {
-            body,
-            _tokens: [None, None],
-        }
+        Self::new(body, [None, None], None)
     }
 }
 
@@ -206,14 +227,36 @@ impl http_body::Body for Counted {
         mut self: Pin<&mut Self>,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<bytes::Bytes>, Status>>> {
-        Pin::new(&mut self.body).poll_frame(cx)
+        let polled = Pin::new(&mut self.body).poll_frame(cx);
+        if let Some(report) = &mut self.report {
+            report.note(&polled);
+        }
+        polled
     }
 
     fn is_end_stream(&self) -> bool {
-        self.body.is_end_stream()
+        // The end of a report has a frame of its own, so that it is seen.
+        self.report.is_none() && self.body.is_end_stream()
     }
 
     fn size_hint(&self) -> SizeHint {
         self.body.size_hint()
+    }
+}
+
+impl Report {
+    fn note(&mut self, polled: &Poll<Option<Result<Frame<bytes::Bytes>, Status>>>) {
+        let is_complete = match polled {
+            Poll::Ready(Some(Ok(frame))) => {
+                let data = frame.data_ref().map_or(0, bytes::Bytes::len) as u64;
+                self.left = self.left.map(|left| left.saturating_sub(data));
+                frame.is_trailers() || self.left == Some(0)
+            }
+            Poll::Ready(None) => true,
+            Poll::Ready(Some(Err(_))) | Poll::Pending => false,
+        };
+        if is_complete {
+            self.track.complete();
+        }
     }
 }

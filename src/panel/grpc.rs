@@ -8,7 +8,7 @@ use tonic::{Request, Response, Status, Streaming};
 
 use super::chunks::Chunks;
 use super::{routing, status, wire};
-use crate::node::{BaseInfo, Direction, Latency, Node, Start, Traffic, TrafficOf};
+use crate::node::{BaseInfo, Latency, Node, Start};
 use crate::proto::service::node_service_server::{NodeService, NodeServiceServer};
 use crate::proto::service::{
     AddRoutingRuleRequest, BackendStatsResponse, BackendType, BalancerInfoRequest,
@@ -17,6 +17,9 @@ use crate::proto::service::{
     RoutingRulesResponse, Stat, StatRequest, StatResponse, StatType, StatsOnlineIpListResponse,
     SystemStatsResponse, TestRouteRequest, User,
 };
+use crate::usage::book::{Entry, Of};
+use crate::usage::counter::{Bytes, Kind};
+use crate::usage::ledger::Report;
 use crate::xray::config::Rule;
 
 /// How many users of one stream are applied together, when so many have come.
@@ -186,22 +189,36 @@ impl NodeService for Service {
             r#type,
         } = request.into_inner();
         let of = match StatType::try_from(r#type) {
-            Ok(StatType::Outbounds) => TrafficOf::Outbounds,
-            Ok(StatType::Outbound) => TrafficOf::Outbound(name),
-            Ok(StatType::Inbounds) => TrafficOf::Inbounds,
-            Ok(StatType::Inbound) => TrafficOf::Inbound(name),
-            Ok(StatType::UsersStat) => TrafficOf::Users,
-            Ok(StatType::UserStat) => TrafficOf::User(name),
+            Ok(StatType::Outbounds) => Of::All(Kind::Outbound),
+            Ok(StatType::Outbound) => Of::One(Kind::Outbound, name),
+            Ok(StatType::Inbounds) => Of::All(Kind::Inbound),
+            Ok(StatType::Inbound) => Of::One(Kind::Inbound, name),
+            Ok(StatType::UsersStat) => Of::All(Kind::User),
+            Ok(StatType::UserStat) => Of::One(Kind::User, name),
             Err(_) => return Err(Status::unknown("not implemented stat type")),
         };
-        let traffic = self
-            .node
-            .traffic(of, reset)
-            .await
-            .map_err(|error| status::of(&error))?;
-        Ok(Response::new(StatResponse {
-            stats: traffic.into_iter().map(stat).collect(),
-        }))
+        // Nobody bills what is nothing, and most users use nothing most of the time.
+        let without_zeros = reset && matches!(of, Of::All(_));
+        let report = if reset {
+            self.node.report(of).await
+        } else {
+            let counted = self.node.counted(of).await;
+            counted.map(|entries| Report {
+                entries,
+                ticket: None,
+            })
+        };
+        let Report { entries, ticket } = report.map_err(|error| status::of(&error))?;
+        let stats = entries.iter().flat_map(stats);
+        let mut response = Response::new(StatResponse {
+            stats: stats
+                .filter(|stat| stat.value != 0 || !without_zeros)
+                .collect(),
+        });
+        if let Some(ticket) = ticket {
+            response.extensions_mut().insert(ticket);
+        }
+        Ok(response)
     }
 
     async fn get_outbounds_latency(
@@ -432,17 +449,14 @@ fn base_info(info: BaseInfo) -> BaseInfoResponse {
     }
 }
 
-fn stat(traffic: Traffic) -> Stat {
-    let r#type = match traffic.direction {
-        Direction::Up => "uplink",
-        Direction::Down => "downlink",
-    };
-    Stat {
-        name: traffic.name,
-        r#type: r#type.to_owned(),
+fn stats(entry: &Entry) -> [Stat; 2] {
+    let Bytes { up, down } = entry.bytes;
+    [("uplink", up), ("downlink", down)].map(|(way, bytes)| Stat {
+        name: entry.name.as_ref().to_owned(),
+        r#type: way.to_owned(),
         link: "traffic".to_owned(),
-        value: traffic.bytes,
-    }
+        value: i64::try_from(bytes).unwrap_or(i64::MAX),
+    })
 }
 
 fn latency(latency: Latency) -> crate::proto::service::Latency {

@@ -20,6 +20,7 @@ use tower::{Service, ServiceExt};
 
 use super::client_cert::Certified;
 use super::crowd::Crowd;
+use super::delivery::{Frames, Wire};
 use super::doorman::Peer;
 use super::gate::Counted;
 use super::ports;
@@ -54,6 +55,15 @@ impl<S> Answers for S where
         + Send
         + 'static
 {
+}
+
+/// What is waited for at the end.
+#[derive(Clone, Debug, Default)]
+pub struct UnderWay {
+    /// Replies that are on their way to the wire.
+    pub replies: TaskTracker,
+    /// Reports of usage of which it is not known yet whether they arrived.
+    pub reports: TaskTracker,
 }
 
 /// A bound port.
@@ -93,13 +103,12 @@ impl Listener {
     }
 
     /// Serves until `shutdown`; returns when every connection is closed, with the port when it is to
-    /// stay open. `replies` are those that
-    /// are on their way; they are waited for before any client is told to go, because one that is
-    /// told may hang up at once and lose what it has asked for.
+    /// stay open. Replies that are on their way are waited for before any client is told to go, because
+    /// one that is told may hang up at once and lose what it has asked for.
     pub async fn serve<S: Answers>(
         self,
         service: S,
-        replies: TaskTracker,
+        under_way: UnderWay,
         shutdown: Shutdown,
     ) -> Option<std::net::TcpListener>
     where
@@ -133,8 +142,11 @@ impl Listener {
                 continue;
             };
             let (tls, service, goodbye) = (self.tls.clone(), service.clone(), goodbye.clone());
+            let reports = under_way.reports.clone();
             connections.spawn(async move {
                 let _place = place;
+                let wire = Wire::new(&stream, reports);
+                let stream = (stream, wire);
                 let served = connection(stream, peer, limits, tls, service, goodbye);
                 if let Err(error) = served.await {
                     tracing::debug!(%peer, error, "a connection ended");
@@ -143,8 +155,8 @@ impl Listener {
         }
         // Who connects from now on waits for the next daemon, or is refused.
         let port = (shutdown.how() == How::Exec).then_some(self.tcp);
-        replies.close();
-        if tokio::time::timeout(REPLY_DEADLINE, replies.wait())
+        under_way.replies.close();
+        if tokio::time::timeout(REPLY_DEADLINE, under_way.replies.wait())
             .await
             .is_err()
         {
@@ -166,7 +178,7 @@ impl Listener {
 }
 
 async fn connection<S: Answers>(
-    stream: TcpStream,
+    (stream, wire): (TcpStream, Arc<Wire>),
     peer: IpAddr,
     limits: Limits,
     tls: TlsAcceptor,
@@ -179,6 +191,7 @@ where
     if let Err(error) = stream.set_nodelay(true) {
         tracing::debug!(%error, "the connection keeps small writes back");
     }
+    let stream = wire.meter(stream);
     let stream = tokio::select! {
         biased;
         () = goodbye.cancelled() => return Ok(()),
@@ -190,11 +203,13 @@ where
 
     // The handshake has checked it: who shows a certificate that is not trusted is not here.
     let certified = stream.get_ref().1.peer_certificates().is_some();
+    let stream = Frames::new(stream, Arc::clone(&wire));
     let usage = Arc::new(Usage::default());
     let mark = Arc::clone(&usage);
     let service = service.map_request(move |request: Request<Incoming>| {
         let mut request = request.map(Body::new);
         request.extensions_mut().insert(Arc::clone(&mark));
+        request.extensions_mut().insert(Arc::clone(&wire));
         request.extensions_mut().insert(Peer(peer));
         if certified {
             request.extensions_mut().insert(Certified);

@@ -212,7 +212,7 @@ impl tower::Service<Request<Body>> for Maintenance {
             let response = answer
                 .await
                 .unwrap_or_else(|_| detail(StatusCode::INTERNAL_SERVER_ERROR, &gate::panic_text()));
-            Ok(response.map(|body| Counted::new(body, tokens)))
+            Ok(response.map(|body| Counted::new(body, tokens, None)))
         })
     }
 }

@@ -3,12 +3,14 @@
 //! A call's way: [`listener`] accepts it over TLS, the [`gate`] checks who calls and counts it,
 //! [`front`] sees which transport it speaks, [`grpc`] turns its message into a call of the
 //! [`Node`](crate::node::Node) and the answer back into a message, [`rest`] does the same by path over
-//! the same calls, [`status`] turns what went wrong into the code and text that panels match on.
+//! the same calls, [`status`] turns what went wrong into the code and text that panels match on. Below
+//! HTTP, [`delivery`] finds out whether a report of usage arrived.
 
 mod auth;
 mod chunks;
 pub mod client_cert;
 mod crowd;
+mod delivery;
 pub mod doorman;
 mod frames;
 pub mod front;
@@ -20,6 +22,7 @@ pub mod listener;
 pub mod maintenance;
 mod openapi;
 pub mod ports;
+pub mod receipts;
 pub mod reflection;
 pub mod reload;
 pub mod rest;

@@ -26,6 +26,7 @@ use super::{frames, json, openapi, status};
 use crate::proto::service::node_service_server::NodeService;
 use crate::proto::service::{Empty, LatencyRequest, StatRequest, StatType, User};
 use crate::settings::Limits;
+use crate::usage::ledger::Ticket;
 
 /// How often an idle log says that it is alive. Clients skip blank lines, proxies count them.
 const HEARTBEAT: Duration = Duration::from_secs(15);
@@ -94,15 +95,22 @@ impl Rest {
         if mentions_json(&parts.headers, CONTENT_TYPE.as_str()) {
             input = from_json(route, &input)?;
         }
-        let output = self.call(route.call, input).await.map_err(|failure| {
+        let Output { bytes, report } = self.call(route.call, input).await.map_err(|failure| {
             Refusal::new(http_status(route.call, &failure), failure.message())
         })?;
-        if !wants_json {
-            return Ok(reply(output.into(), PROTOBUF));
+        let mut response = if wants_json {
+            let json = json::from_protobuf(route.output, &bytes);
+            let json = json.map_err(|error| {
+                Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string())
+            })?;
+            reply(json.into(), JSON)
+        } else {
+            reply(bytes.into(), PROTOBUF)
+        };
+        if let Some(report) = report {
+            response.extensions_mut().insert(report);
         }
-        let json = json::from_protobuf(route.output, &output)
-            .map_err(|error| Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, error.to_string()))?;
-        Ok(reply(json.into(), JSON))
+        Ok(response)
     }
 
     async fn read(&self, body: Body) -> Result<Bytes, Refusal> {
@@ -148,7 +156,7 @@ impl Rest {
     }
 
     /// Makes the call and encodes its answer.
-    async fn call(&self, call: Call, input: Bytes) -> Result<Vec<u8>, Status> {
+    async fn call(&self, call: Call, input: Bytes) -> Result<Output, Status> {
         let service = &self.service;
         match call {
             Call::Start => encoded(service.start(decoded::<Backend>(input)?).await),
@@ -314,8 +322,19 @@ fn decoded<M: Message + Default>(input: Bytes) -> Result<tonic::Request<M>, Stat
     })
 }
 
-fn encoded<M: Message>(reply: Result<tonic::Response<M>, Status>) -> Result<Vec<u8>, Status> {
-    reply.map(|reply| reply.get_ref().encode_to_vec())
+/// What a call answers.
+struct Output {
+    bytes: Vec<u8>,
+    /// Set where it matters whether it arrives.
+    report: Option<Ticket>,
+}
+
+fn encoded<M: Message>(reply: Result<tonic::Response<M>, Status>) -> Result<Output, Status> {
+    let mut reply = reply?;
+    Ok(Output {
+        report: reply.extensions_mut().remove(),
+        bytes: reply.get_ref().encode_to_vec(),
+    })
 }
 
 fn empty() -> tonic::Request<Empty> {

@@ -4,6 +4,7 @@ use http::StatusCode;
 use tonic::{Code, Status};
 
 use crate::node::Error;
+use crate::usage::ledger;
 use crate::xray::client;
 use crate::xray::config::RuleError;
 
@@ -20,6 +21,9 @@ pub fn of(error: &Error) -> Status {
         | Error::Busy
         | Error::ShuttingDown
         | Error::SysStats(_)
+        | Error::Usage(
+            ledger::Error::Disk { .. } | ledger::Error::TooMany(_) | ledger::Error::Closed,
+        )
         | Error::Read(client::Error::NoAnswer(_))
         | Error::Routing(client::Error::NoAnswer(_)) => Code::Unavailable,
         Error::Config(_)
@@ -42,6 +46,7 @@ pub fn of(error: &Error) -> Status {
         | Error::Routing(client::Error::Unsupported(_)) => Code::Unimplemented,
         Error::Rule(RuleError::Duplicate(_)) => Code::AlreadyExists,
         Error::Rule(_)
+        | Error::Usage(ledger::Error::NotABatch(_))
         | Error::Routing(client::Error::Refused(_) | client::Error::WrongProtocol(_)) => {
             Code::InvalidArgument
         }

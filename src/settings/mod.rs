@@ -18,6 +18,7 @@ use uuid::Uuid;
 pub use self::limits::Limits;
 use self::parse::Reader;
 pub use self::source::Source;
+use crate::usage::{Policy, Unsure};
 
 /// Longest path of a unix socket on Linux is 107 bytes; ours is below the runtime folder, and Xray
 /// puts a mode behind it.
@@ -25,6 +26,7 @@ const MAX_RUNTIME_DIR: usize = 67;
 
 /// Panels are back within 50 ms of a Stop, and within 20 s when they start anew themselves.
 const STOP_GRACE: Duration = Duration::from_secs(30);
+const SECOND: Duration = Duration::from_secs(1);
 const A_DAY: Duration = Duration::from_secs(86_400);
 
 /// Everything that can be set.
@@ -64,6 +66,8 @@ pub struct Settings {
     pub stop_grace: Duration,
     /// Whether what was served last is started again where no core runs (`RESTORE_ON_BOOT`).
     pub restore_on_boot: bool,
+    /// What becomes of what is used (`HARVEST_INTERVAL`, `USAGE_RETENTION`, `USAGE_UNSURE`).
+    pub usage: Policy,
     /// Where the running configuration is written when debugging (`DEBUG`, `GENERATED_CONFIG_PATH`).
     pub debug_config: Option<PathBuf>,
     /// How many log lines are remembered for viewers (`LOG_BUFFER_SIZE`).
@@ -216,6 +220,18 @@ impl Settings {
             restore_on_boot: reader
                 .parsed("RESTORE_ON_BOOT", "true or false", parse::boolean)
                 .unwrap_or(true),
+            usage: Policy {
+                harvest_interval: reader.duration(
+                    "HARVEST_INTERVAL",
+                    2 * SECOND,
+                    SECOND / 10,
+                    60 * SECOND,
+                ),
+                retention: reader.duration("USAGE_RETENTION", 31 * A_DAY, A_DAY / 24, 366 * A_DAY),
+                unsure: reader
+                    .parsed("USAGE_UNSURE", "settle or return", parse::unsure)
+                    .unwrap_or(Unsure::Settle),
+            },
             debug_config: debug.then_some(generated),
             log_buffer: reader.count("LOG_BUFFER_SIZE", 10_000, 1_000_000),
             startup_log_tail: reader.count("STARTUP_LOG_TAIL_SIZE", 200, 10_000),

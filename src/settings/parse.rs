@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::source::Source;
 use super::{LogFormat, Mistake, Protocols};
+use crate::usage::Unsure;
 
 /// Reads values one by one and collects what is wrong with them.
 pub(super) struct Reader<'a, S> {
@@ -162,6 +163,9 @@ pub(super) fn duration(text: &str) -> Option<Duration> {
 
 /// The shortest spelling of whole seconds that [`duration`] reads.
 pub(super) fn spelled(span: Duration) -> String {
+    if span.subsec_millis() > 0 {
+        return format!("{}ms", span.as_millis());
+    }
     match span.as_secs() {
         seconds if seconds > 0 && seconds.is_multiple_of(3600) => format!("{}h", seconds / 3600),
         seconds if seconds > 0 && seconds.is_multiple_of(60) => format!("{}m", seconds / 60),
@@ -194,6 +198,14 @@ pub(super) fn log_format(text: &str) -> Option<LogFormat> {
     Some(match text.to_ascii_lowercase().as_str() {
         "text" => LogFormat::Text,
         "json" => LogFormat::Json,
+        _ => return None,
+    })
+}
+
+pub(super) fn unsure(text: &str) -> Option<Unsure> {
+    Some(match text.to_ascii_lowercase().as_str() {
+        "settle" => Unsure::Settle,
+        "return" => Unsure::Return,
         _ => return None,
     })
 }

@@ -20,7 +20,8 @@ use crate::proto::xray::app::proxyman::command::{
 };
 use crate::proto::xray::app::stats::command::stats_service_client::StatsServiceClient;
 use crate::proto::xray::app::stats::command::{
-    GetStatsRequest, QueryStatsRequest, SysStatsRequest, SysStatsResponse,
+    GetAllOnlineUsersRequest, GetStatsRequest, GetUsersStatsRequest, QueryStatsRequest,
+    SysStatsRequest, SysStatsResponse, UserStat,
 };
 use crate::proto::xray::common::protocol::User;
 use crate::proto::xray::common::serial::TypedMessage;
@@ -189,15 +190,14 @@ impl Client {
             .map(drop)
     }
 
-    /// The counters whose names contain `pattern`, set to zero by the same call with `reset`.
+    /// The counters whose names contain `pattern`; all of them where it is empty.
     ///
     /// # Errors
-    /// When the core refuses or does not answer; after a reset without an answer the counts are
-    /// lost.
-    pub async fn counters(&self, pattern: &str, reset: bool) -> Result<Vec<Counter>, Error> {
+    /// When the core refuses or does not answer.
+    pub async fn counters(&self, pattern: &str) -> Result<Vec<Counter>, Error> {
         let request = QueryStatsRequest {
             pattern: pattern.to_owned(),
-            reset,
+            reset: false,
         };
         let request = within(READ_DEADLINE, request);
         let reply = bounded(READ_DEADLINE, self.stats().query_stats(request)).await?;
@@ -210,16 +210,16 @@ impl Client {
             .collect())
     }
 
-    /// One counter by its full name.
+    /// One counter by its full name: looking it up costs nothing, a search among all counters does.
     ///
     /// # Errors
     /// [`Error::NotFound`] where nothing was counted yet; otherwise as for several.
-    pub async fn counter(&self, name: &str, reset: bool) -> Result<Counter, Error> {
+    pub async fn counter(&self, name: &str) -> Result<Counter, Error> {
         let request = within(
             READ_DEADLINE,
             GetStatsRequest {
                 name: name.to_owned(),
-                reset,
+                reset: false,
             },
         );
         let reply = bounded(READ_DEADLINE, self.stats().get_stats(request)).await?;
@@ -227,6 +227,36 @@ impl Client {
             name: name.to_owned(),
             value: reply.stat.map_or(0, |stat| stat.value),
         })
+    }
+
+    /// Everybody who is online, with addresses and traffic. Xray 26.4.13 and later.
+    ///
+    /// # Errors
+    /// When the core refuses, is too old or does not answer.
+    pub async fn users_stats(&self) -> Result<Vec<UserStat>, Error> {
+        let request = GetUsersStatsRequest {
+            include_traffic: true,
+            reset: false,
+        };
+        let request = within(READ_DEADLINE, request);
+        let reply = bounded(READ_DEADLINE, self.stats().get_users_stats(request)).await?;
+        Ok(reply.users)
+    }
+
+    /// The e-mails of everybody who is online. Xray 26.1.13 and later.
+    ///
+    /// # Errors
+    /// As for users with their traffic.
+    pub async fn online_users(&self) -> Result<Vec<String>, Error> {
+        let request = within(READ_DEADLINE, GetAllOnlineUsersRequest {});
+        let reply = bounded(READ_DEADLINE, self.stats().get_all_online_users(request)).await?;
+        let maps = reply.users.into_iter();
+        Ok(maps
+            .filter_map(|map| {
+                let email = map.strip_prefix("user>>>")?.strip_suffix(">>>online")?;
+                Some(email.to_owned())
+            })
+            .collect())
     }
 
     /// From how many addresses a user is connected.

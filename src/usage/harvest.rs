@@ -1,0 +1,361 @@
+//! Reads the core's counters into the ledger, and who is online.
+//!
+//! The counters are never reset, so a reading that gets lost costs nothing. Two kinds of reading:
+//!
+//! * a *sweep* has every counter, by one call that looks at all of them;
+//! * a *glance* has those who are online, those who have just left, and the inbounds and outbounds: from
+//!   Xray 26.4.13 on by one call for everybody, from 26.1.13 on by the names of those who are online and a
+//!   look at each one's counters.
+//!
+//! A glance costs as much as there are people online, a sweep as much as ever connected. So there is a
+//! glance every interval and a sweep now and then; where people use something whom no glance sees (the
+//! core lists nobody who comes from 127.0.0.1), sweeps come as often as they may cost.
+
+use std::collections::{BTreeSet, HashSet};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use arc_swap::ArcSwapOption;
+use futures_util::{StreamExt, TryStreamExt};
+use tokio::sync::Mutex;
+
+use super::OnlineUser;
+use super::book::Epoch;
+use super::counter::{Kind, Reading, names};
+use super::ledger::{self, Ledger, Readings};
+use super::online::{Address, Online};
+use crate::xray::client::{self, Client, Counter};
+use crate::xray::version::Version;
+
+/// A sweep comes at the latest after so long.
+const SWEEP: Duration = Duration::from_secs(30);
+/// For each second of reading there are so many without.
+const SHARE: u32 = 50;
+/// How long a core may take to be read.
+const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a core that is to be stopped may take: somebody waits for it.
+const LAST: Duration = Duration::from_secs(2);
+/// How many counters are asked for at once.
+const IN_FLIGHT: usize = 32;
+/// So many single counters are looked at before a sweep is the better way.
+const SINGLES: usize = 2000;
+/// So many inbounds and outbounds are looked at one by one.
+const TAGS: usize = 64;
+/// What one look at a counter costs, with the answer.
+const LOOK: Duration = Duration::from_micros(15);
+/// Looks that cost no more than this are never replaced by a sweep.
+const CHEAP: Duration = Duration::from_millis(2);
+/// The first version that names everybody who is online.
+const NAMES_WHO_IS_ONLINE: Version = Version::new(26, 1, 13);
+/// The first version that has everybody who is online, with addresses and traffic, in one call.
+pub const TELLS_USERS_STATS: Version = Version::new(26, 4, 13);
+/// A view of who is online is good for so long at least.
+const FRESH: Duration = Duration::from_secs(5);
+
+/// Why there was no harvest.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The core does not tell.
+    #[error(transparent)]
+    Core(#[from] client::Error),
+    /// The ledger does not take it.
+    #[error(transparent)]
+    Ledger(#[from] ledger::Error),
+}
+
+/// A core that can be read.
+#[derive(Clone, Debug)]
+pub struct Source {
+    /// Its lifetime.
+    pub epoch: Epoch,
+    /// Its API.
+    pub client: Client,
+    /// Its version.
+    pub version: Version,
+}
+
+/// Reads one core at a time, one reading after the other: readings that overtake each other would be
+/// differences that never were.
+#[derive(Debug)]
+pub struct Harvester {
+    ledger: Ledger,
+    interval: Duration,
+    turn: Mutex<Turn>,
+    online: ArcSwapOption<Online>,
+}
+
+/// What is known of the core that was read last.
+#[derive(Debug, Default)]
+struct Turn {
+    epoch: Option<Epoch>,
+    /// When the last sweep began, and what it cost.
+    swept: Option<(Instant, Duration)>,
+    /// Inbounds and outbounds that have counters.
+    tags: Vec<(Kind, String)>,
+    /// Who was online at the last glance.
+    there: HashSet<String>,
+    /// The last sweep found bytes of somebody whom no glance had seen.
+    hidden: bool,
+    /// The core does not tell who is online.
+    blind: bool,
+}
+
+impl Turn {
+    fn of(&mut self, epoch: Epoch) {
+        if self.epoch != Some(epoch) {
+            *self = Self {
+                epoch: Some(epoch),
+                ..Self::default()
+            };
+        }
+    }
+
+    fn wants_sweep(&self, now: Instant, glance: Glance) -> bool {
+        let Some((began, cost)) = self.swept else {
+            return true;
+        };
+        let often = cost.saturating_mul(SHARE);
+        let due = if self.hidden || glance != Glance::Done {
+            often
+        } else {
+            SWEEP.max(often)
+        };
+        now.saturating_duration_since(began) >= due
+    }
+}
+
+impl Harvester {
+    /// A harvester that reads every `interval`.
+    #[must_use]
+    pub fn new(ledger: Ledger, interval: Duration) -> Self {
+        Self {
+            ledger,
+            interval,
+            turn: Mutex::default(),
+            online: ArcSwapOption::empty(),
+        }
+    }
+
+    /// Where the bytes go.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// One harvest, and how long the next one can wait: the interval, or longer where this one was dear.
+    ///
+    /// # Errors
+    /// When the core or the ledger does not answer.
+    pub async fn harvest(&self, core: &Source) -> Result<Duration, Error> {
+        let mut turn = self.turn.lock().await;
+        turn.of(core.epoch);
+        let began = Instant::now();
+        let glance = self.glance(core, &mut turn).await?;
+        if turn.wants_sweep(began, glance) {
+            let moved = self.read_all(core, &mut turn, PATIENCE).await?;
+            turn.hidden = moved.iter().any(|name| !turn.there.contains(&**name));
+        }
+        Ok(self.interval.max(began.elapsed().saturating_mul(SHARE)))
+    }
+
+    /// Reads everything now, unless somebody else has begun to since this was called.
+    ///
+    /// # Errors
+    /// When the core or the ledger does not answer.
+    pub async fn sweep(&self, core: &Source) -> Result<(), Error> {
+        self.sweep_within(core, PATIENCE).await
+    }
+
+    /// The last reading of a core before it is stopped. What it counts from here to its end nobody sees.
+    pub async fn last(&self, core: &Source) {
+        match tokio::time::timeout(LAST, self.sweep_within(core, LAST)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => {
+                tracing::warn!(%error, "what the core counted last was not read before its end");
+            }
+            Err(_) => {
+                tracing::warn!("the core did not tell in time what it counted last before its end");
+            }
+        }
+    }
+
+    /// The addresses of a user by the last glance, where that is recent: none for one who is offline, `None`
+    /// where nobody knows.
+    pub async fn addresses(&self, epoch: Epoch, email: &str) -> Option<Vec<Address>> {
+        let online = self.recent(epoch)?;
+        if let Some(addresses) = online.addresses(email) {
+            return Some(addresses.to_vec());
+        }
+        // One who never connected is no user to the core, which is for the core to say.
+        let known = self.ledger.knows(Kind::User, email.to_owned()).await;
+        known.then(Vec::new)
+    }
+
+    /// Everybody who was online at the last glance, where that is recent.
+    #[must_use]
+    pub fn online(&self, epoch: Epoch) -> Option<Vec<OnlineUser>> {
+        self.recent(epoch).map(|online| online.users())
+    }
+
+    fn recent(&self, epoch: Epoch) -> Option<Arc<Online>> {
+        let fresh = FRESH.max(self.interval.saturating_mul(2));
+        let online = self.online.load_full();
+        online.filter(|online| online.is_of(epoch, fresh))
+    }
+
+    async fn sweep_within(&self, core: &Source, patience: Duration) -> Result<(), Error> {
+        let asked = Instant::now();
+        let mut turn = self.turn.lock().await;
+        turn.of(core.epoch);
+        if turn.swept.is_some_and(|(began, _)| began >= asked) {
+            return Ok(());
+        }
+        self.read_all(core, &mut turn, patience).await.map(drop)
+    }
+
+    /// Reads every counter, and returns users who have moved something since they were read last.
+    async fn read_all(
+        &self,
+        core: &Source,
+        turn: &mut Turn,
+        patience: Duration,
+    ) -> Result<Vec<Arc<str>>, Error> {
+        let began = Instant::now();
+        let counters = within(patience, core.client.counters("")).await?;
+        let tags: BTreeSet<(Kind, String)> = counters
+            .iter()
+            .filter_map(|counter| Reading::parse(&counter.name, counter.value))
+            .filter(|reading| reading.kind != Kind::User)
+            .map(|reading| (reading.kind, reading.name.to_owned()))
+            .collect();
+        turn.tags = tags.into_iter().take(TAGS).collect();
+        let readings = Readings::Counters(counters);
+        let moved = self.ledger.count(core.epoch, readings).await?;
+        turn.swept = Some((began, began.elapsed()));
+        Ok(moved)
+    }
+
+    /// Reads those who are online, as far as this core can tell who that is.
+    async fn glance(&self, core: &Source, turn: &mut Turn) -> Result<Glance, Error> {
+        if turn.blind || core.version < NAMES_WHO_IS_ONLINE {
+            turn.blind = true;
+            return Ok(Glance::Blind);
+        }
+        let (there, known) = if core.version < TELLS_USERS_STATS {
+            match within(PATIENCE, core.client.online_users()).await {
+                Ok(names) => (names.into_iter().collect::<HashSet<_>>(), HashSet::new()),
+                Err(client::Error::Unsupported(_)) => {
+                    turn.blind = true;
+                    return Ok(Glance::Blind);
+                }
+                Err(error) => return Err(error.into()),
+            }
+        } else {
+            let users = within(PATIENCE, core.client.users_stats()).await?;
+            let before = self.online.load_full();
+            let online = Online::new(core.epoch, &users, before.as_deref());
+            let names: HashSet<String> = online.emails().cloned().collect();
+            self.online.store(Some(Arc::new(online)));
+            let readings = Readings::Users(users);
+            self.ledger.count(core.epoch, readings).await?;
+            (names.clone(), names)
+        };
+        // Who has left used something until then.
+        let looked_at: Vec<(Kind, String)> = there
+            .union(&turn.there)
+            .filter(|name| !known.contains(*name))
+            .map(|name| (Kind::User, name.clone()))
+            .chain(turn.tags.iter().cloned())
+            .collect();
+        turn.there = there;
+        let dear = LOOK.saturating_mul(u32::try_from(looked_at.len() * 2).unwrap_or(u32::MAX));
+        let sweep = turn.swept.map(|(_, cost)| cost);
+        if looked_at.len() > SINGLES || sweep.is_some_and(|cost| dear > cost.max(CHEAP)) {
+            return Ok(Glance::Dear);
+        }
+        let counters = look(&core.client, &looked_at).await?;
+        let readings = Readings::Counters(counters);
+        self.ledger.count(core.epoch, readings).await?;
+        Ok(Glance::Done)
+    }
+}
+
+/// How far a glance came.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Glance {
+    /// Everybody who is online was read.
+    Done,
+    /// A sweep is the cheaper way.
+    Dear,
+    /// This core does not tell who is online.
+    Blind,
+}
+
+/// The counters of these names; what was never counted is not there.
+async fn look(client: &Client, at: &[(Kind, String)]) -> Result<Vec<Counter>, client::Error> {
+    let counters: Vec<String> = at
+        .iter()
+        .flat_map(|(kind, name)| names(*kind, name))
+        .collect();
+    let looks = futures_util::stream::iter(counters).map(|counter| {
+        let client = client.clone();
+        async move {
+            match client.counter(&counter).await {
+                Ok(counter) => Ok(Some(counter)),
+                Err(client::Error::NotFound(_)) => Ok(None),
+                Err(error) => Err(error),
+            }
+        }
+    });
+    let found = looks.buffer_unordered(IN_FLIGHT);
+    within(
+        PATIENCE,
+        found
+            .try_filter_map(|found| std::future::ready(Ok(found)))
+            .try_collect(),
+    )
+    .await
+}
+
+async fn within<T>(
+    patience: Duration,
+    call: impl Future<Output = Result<T, client::Error>>,
+) -> Result<T, client::Error> {
+    match tokio::time::timeout(patience, call).await {
+        Ok(answer) => answer,
+        Err(_) => Err(client::Error::NoAnswer(format!(
+            "nothing within {} s",
+            patience.as_secs()
+        ))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn sweeps_come_seldom_unless_somebody_is_hidden() {
+        let now = Instant::now();
+        let mut turn = Turn::default();
+        assert!(turn.wants_sweep(now, Glance::Done), "the first harvest");
+        let cost = Duration::from_millis(100);
+        turn.swept = Some((now, cost));
+        let after = |seconds| now + Duration::from_secs(seconds);
+        assert!(!turn.wants_sweep(after(29), Glance::Done));
+        assert!(turn.wants_sweep(after(30), Glance::Done));
+        for glance in [Glance::Dear, Glance::Blind] {
+            assert!(
+                !turn.wants_sweep(after(4), glance),
+                "at most 2 % of the time"
+            );
+            assert!(turn.wants_sweep(after(5), glance));
+        }
+        turn.hidden = true;
+        assert!(turn.wants_sweep(after(5), Glance::Done));
+        turn.swept = Some((now, Duration::from_secs(1)));
+        assert!(!turn.wants_sweep(after(30), Glance::Done), "a dear sweep");
+        turn.of(uuid::Uuid::new_v4());
+        assert!(turn.wants_sweep(now, Glance::Done), "another core");
+    }
+}
