@@ -4,7 +4,7 @@
 //! [`front`] sees which transport it speaks, [`grpc`] turns its message into a call of the
 //! [`Node`](crate::node::Node) and the answer back into a message, [`rest`] does the same by path over
 //! the same calls, [`status`] turns what went wrong into the code and text that panels match on. Below
-//! HTTP, [`delivery`] finds out whether a report of usage arrived.
+//! HTTP, `delivery` finds out whether a report of usage arrived.
 
 mod auth;
 mod chunks;

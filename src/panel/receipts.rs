@@ -55,7 +55,7 @@ impl UsageService for Receipts {
         Ok(Response::new(match batch {
             Some(batch) => CollectUsageResponse {
                 batch: batch.id,
-                entries: batch.entries.into_iter().map(entry).collect(),
+                entries: batch.entries.iter().map(entry).collect(),
                 more: batch.more,
             },
             None => CollectUsageResponse::default(),
@@ -102,7 +102,7 @@ impl UsageService for Receipts {
     }
 }
 
-fn entry(entry: Entry) -> UsageEntry {
+fn entry(entry: &Entry) -> UsageEntry {
     let kind = match entry.kind {
         counter::Kind::User => Kind::User,
         counter::Kind::Inbound => Kind::Inbound,

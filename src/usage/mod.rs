@@ -1,7 +1,7 @@
 //! How much was used: from the core's counters to the panel, and nothing lost between them.
 //!
 //! The [`harvest`] reads a core's counters and never resets them; the [`book`] takes the differences and
-//! knows what is pending, what is on its way and what has arrived; the [`store`] keeps the book on disk;
+//! knows what is pending, what is on its way and what has arrived; the `store` keeps the book on disk;
 //! the [`ledger`] is the one thread that owns both, and the door for everybody else.
 
 pub mod book;
