@@ -47,5 +47,7 @@ static LEVEL: OnceLock<reload::Handle<Targets, Registry>> = OnceLock::new();
 fn filter(level: LevelFilter) -> Targets {
     Targets::new()
         .with_default(level.min(LevelFilter::WARN))
+        // It knows only its own PINGs, and warns of each answer to one of ours.
+        .with_target("h2::proto::ping_pong", LevelFilter::ERROR.min(level))
         .with_target("raynode", level)
 }

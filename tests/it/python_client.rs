@@ -1,8 +1,5 @@
 //! The panel's own client library, unmodified, drives the node through every call it has over gRPC.
 
-#![allow(clippy::print_stderr, reason = "a test that is skipped says so")]
-
-use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::json;
@@ -18,22 +15,11 @@ const LEAVING: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/leaving
 /// The script gives up by itself before.
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// A Python that has the panel's client.
-fn python() -> Option<PathBuf> {
-    let Some(interpreter) = std::env::var_os("RAYNODE_TEST_PYTHON") else {
-        assert!(
-            std::env::var_os("CI").is_none(),
-            "RAYNODE_TEST_PYTHON is not set: run `make test`, which names a Python with the client"
-        );
-        eprintln!("SKIPPED: RAYNODE_TEST_PYTHON is not set");
-        return None;
-    };
-    Some(interpreter.into())
-}
-
 #[tokio::test(flavor = "multi_thread")]
 async fn a_reply_that_is_on_its_way_comes_before_the_goodbye() {
-    let Some(interpreter) = python() else { return };
+    let Some(interpreter) = script::python() else {
+        return;
+    };
     for _ in 0..4 {
         let mut node = NodeProcess::start(NODE);
         let panel = Panel::of(&node);
@@ -64,7 +50,9 @@ async fn a_reply_that_is_on_its_way_comes_before_the_goodbye() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_panels_own_client_gets_what_it_expects() {
-    let Some(interpreter) = python() else { return };
+    let Some(interpreter) = script::python() else {
+        return;
+    };
     let mut node = NodeProcess::start(NODE);
     let origin = Origin::start().await;
     let (managed, excluded) = (ports::free(), ports::free());

@@ -14,6 +14,7 @@
     reason = "a harness fails loudly"
 )]
 
+pub mod netns;
 pub mod node;
 pub mod origin;
 pub mod panel;
@@ -23,6 +24,7 @@ pub mod script;
 pub mod socks;
 pub mod streams;
 pub mod users;
+pub mod vless;
 pub mod xray;
 
 pub use self::node::NodeProcess;

@@ -6,7 +6,7 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use serde_json::Value;
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncBufReadExt, AsyncWriteExt};
 use tokio::process::Command;
 
 /// Runs it; fails when it fails. What it is told goes through a pipe, because it holds keys.
@@ -37,4 +37,56 @@ pub async fn run(
         .unwrap_or_else(|error| panic!("{what} does not end in time: {error}"))
         .unwrap();
     assert!(status.success(), "{what} failed");
+}
+
+/// One that is told something again and again, and says something each time; a line of JSON each.
+pub struct Conversation {
+    stdin: tokio::process::ChildStdin,
+    stdout: tokio::io::Lines<tokio::io::BufReader<tokio::process::ChildStdout>>,
+    _child: tokio::process::Child,
+}
+
+impl Conversation {
+    pub async fn start(program: &Path, arguments: &[&str], setup: &Value) -> Self {
+        let mut child = Command::new(program)
+            .args(arguments)
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .kill_on_drop(true)
+            .spawn()
+            .unwrap();
+        let stdout = tokio::io::BufReader::new(child.stdout.take().unwrap());
+        let mut conversation = Self {
+            stdin: child.stdin.take().unwrap(),
+            stdout: stdout.lines(),
+            _child: child,
+        };
+        conversation.tell(setup).await;
+        conversation
+    }
+
+    pub async fn tell(&mut self, what: &Value) {
+        let line = format!("{what}\n");
+        self.stdin.write_all(line.as_bytes()).await.unwrap();
+    }
+
+    /// What it says next.
+    pub async fn hear(&mut self, patience: Duration) -> Value {
+        let line = tokio::time::timeout(patience, self.stdout.next_line()).await;
+        let line = line.expect("it says nothing").unwrap();
+        serde_json::from_str(&line.expect("it has ended")).unwrap()
+    }
+}
+
+/// A Python that has the panel's client.
+pub fn python() -> Option<std::path::PathBuf> {
+    let Some(interpreter) = std::env::var_os("RAYNODE_TEST_PYTHON") else {
+        assert!(
+            std::env::var_os("CI").is_none(),
+            "RAYNODE_TEST_PYTHON is not set: run `make test`, which names a Python with the client"
+        );
+        eprintln!("SKIPPED: RAYNODE_TEST_PYTHON is not set");
+        return None;
+    };
+    Some(interpreter.into())
 }

@@ -99,22 +99,21 @@ pub(super) fn judge(seen: &Evidence) -> Verdict {
             return Wait;
         }
     }
-    if acked {
-        return match seen.closed && !seen.eof {
-            // A byte that nobody has read turns the end of a connection into a reset. Behind our goodbye
-            // that byte may be the goodbye's.
-            true if !seen.goodbye => Lost,
-            _ if seen.rested || seen.eof || seen.closed => Arrived,
-            _ => Wait,
-        };
-    }
-    match seen.closed {
+    match (seen.closed, seen.eof) {
+        // A byte that nobody has read turns the end of a connection into a reset; and a reset makes the
+        // kernel forget what it acknowledges. Behind our goodbye the byte may be the goodbye's.
+        (true, false) if !seen.goodbye => Lost,
+        (true, _) if acked => Arrived,
+        _ if acked => match seen.rested || seen.eof {
+            true => Arrived,
+            false => Wait,
+        },
         _ if kept_here && (seen.closed || seen.late) => Lost,
         // The peer's FIN came with its last acknowledgement.
-        true if seen.eof => Lost,
-        true => Unsure,
-        false if seen.late => Unsure,
-        false => Wait,
+        (true, true) => Lost,
+        (true, false) => Unsure,
+        _ if seen.late => Unsure,
+        _ => Wait,
     }
 }
 
@@ -338,10 +337,11 @@ mod tests {
             (
                 Evidence {
                     closed: true,
+                    goodbye: true,
                     ..sent
                 },
                 Verdict::Unsure,
-                "reset in between",
+                "reset behind our goodbye",
             ),
             (Evidence { late: true, ..sent }, Verdict::Unsure, "silence"),
             (

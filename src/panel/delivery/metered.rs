@@ -29,6 +29,10 @@ impl Meter {
         self.eof.load(Ordering::Acquire)
     }
 
+    pub(super) fn has_failed(&self) -> bool {
+        self.failed.load(Ordering::Acquire)
+    }
+
     /// From now on an end says nothing.
     pub(super) fn fail(&self) {
         self.failed.store(true, Ordering::Release);
@@ -70,7 +74,7 @@ impl AsyncRead for Metered {
         let read = ready!(Pin::new(&mut self.tcp).poll_read(cx, buf));
         match &read {
             Ok(()) if room > 0 && buf.filled().len() == before => {
-                if !self.meter.failed.load(Ordering::Acquire) {
+                if !self.meter.has_failed() {
                     self.meter.eof.store(true, Ordering::Release);
                 }
             }

@@ -244,8 +244,11 @@ impl Wire {
         self.news.notify_waiters();
     }
 
+    /// HTTP closes the connection: because it wants to, unless something went wrong before.
     fn says_goodbye(&self) {
-        self.goodbye.store(true, Ordering::Release);
+        if !self.meter.has_failed() {
+            self.goodbye.store(true, Ordering::Release);
+        }
     }
 
     fn is_over(&self) {
@@ -283,7 +286,7 @@ impl Wire {
             unsent: info.unsent(),
             closed: info.is_closed(),
             eof: self.meter.eof(),
-            goodbye: self.goodbye.load(Ordering::Acquire) || over,
+            goodbye: self.goodbye.load(Ordering::Acquire),
             over,
             discarded: case.discarded.load(Ordering::Acquire),
             reset_stream: case.reset_stream.load(Ordering::Acquire),
