@@ -1,6 +1,8 @@
 //! Reports of usage are cut off in every way that there is, and what comes of each is compared with what its
 //! client had: what it had never comes again, what it had not always does.
 
+#![allow(clippy::print_stdout, reason = "the table")]
+
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -107,9 +109,9 @@ impl Reports {
     }
 
     /// Whether a client that has read so much has the end of it in its own memory, too.
-    fn has_the_last_record(&self, percent: usize) -> bool {
+    fn has_the_last_record(&self, percent: u64) -> bool {
         let before = self.length / RECORD * RECORD;
-        self.length * percent as u64 / 100 + HEAD >= before
+        self.length * percent / 100 + HEAD >= before
     }
 
     /// Every user uses something.
@@ -226,11 +228,11 @@ async fn clients_that_come_to_an_end_at_every_point_lose_nothing_and_get_nothing
         return;
     };
     let step = times(10, 1);
-    for percent in (0..=100).step_by(step) {
+    for percent in (0..=100_u64).step_by(step) {
         let read = match percent {
             0 => json!("nothing"),
             100 => json!("all"),
-            _ => json!(reports.length * percent as u64 / 100),
+            _ => json!(reports.length * percent / 100),
         };
         for (http2, then) in [
             (true, "kill"),
@@ -243,7 +245,7 @@ async fn clients_that_come_to_an_end_at_every_point_lose_nothing_and_get_nothing
             if percent == 100 && then == "cancel" {
                 continue;
             }
-            let first = percent / step % 2 == 0;
+            let first = (percent / step as u64).is_multiple_of(2);
             let transport = if http2 { "HTTP/2" } else { "HTTP/1.1" };
             let when = match percent {
                 0 => "unread",
@@ -273,11 +275,11 @@ async fn packets_that_get_lost_lose_nothing_and_bring_nothing_twice() {
         return;
     };
     let step = times(20, 2);
-    for percent in (0..=100).step_by(step) {
-        let limit = reports.length * percent as u64 / 100;
+    for percent in (0..=100_u64).step_by(step) {
+        let limit = reports.length * percent / 100;
         for http2 in [true, false] {
             let transport = if http2 { "HTTP/2" } else { "HTTP/1.1" };
-            let first = percent / step % 2 == 0;
+            let first = (percent / step as u64).is_multiple_of(2);
             let case = json!({
                 "http2": http2, "first": first, "read": "all", "then": "kill",
                 "drop": { "input": limit },
@@ -292,11 +294,11 @@ async fn packets_that_get_lost_lose_nothing_and_bring_nothing_twice() {
     }
     // Nobody hears of the client's end.
     for http2 in [true, false] {
-        for percent in (0..=100).step_by(times(100, 25)) {
+        for percent in (0..=100_u64).step_by(times(100, 25)) {
             if times(0, 1) == 0 {
                 continue;
             }
-            let limit = reports.length * percent as u64 / 100;
+            let limit = reports.length * percent / 100;
             let case = json!({
                 "http2": http2, "first": false, "read": "all", "then": "kill",
                 "drop": { "input": limit, "output": 2000 },

@@ -12,6 +12,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod counted;
 mod delivered;
 mod door;
 mod every_client;

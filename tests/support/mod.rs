@@ -23,6 +23,7 @@ pub mod rest;
 pub mod script;
 pub mod socks;
 pub mod streams;
+pub mod usage;
 pub mod users;
 pub mod vless;
 pub mod xray;

@@ -104,10 +104,8 @@ pub(super) fn judge(seen: &Evidence) -> Verdict {
         // kernel forget what it acknowledges. Behind our goodbye the byte may be the goodbye's.
         (true, false) if !seen.goodbye => Lost,
         (true, _) if acked => Arrived,
-        _ if acked => match seen.rested || seen.eof {
-            true => Arrived,
-            false => Wait,
-        },
+        _ if acked && (seen.rested || seen.eof) => Arrived,
+        _ if acked => Wait,
         _ if kept_here && (seen.closed || seen.late) => Lost,
         // The peer's FIN came with its last acknowledgement.
         (true, true) => Lost,
