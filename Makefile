@@ -57,17 +57,17 @@ test-systemd: ## Run the daemon under a real systemd in a throw-away tree (root,
 	cargo build
 	@xray=$$(scripts/xray.sh) && tests/systemd/run.sh target/debug/raynode $$xray
 
-soak: ## The long form of the tests of living on: kills, reconnects, hangs, crash loops (about half an hour)
+soak: ## The long form of what cuts nobody and loses nothing: kills, reconnects, hangs, cut replies (about 45 minutes)
 	@scripts/need.sh cargo xray
 	@xray=$$(scripts/xray.sh) && XRAY_EXECUTABLE_PATH=$$xray RAYNODE_SOAK=1 \
 	  exec cargo test --test it -- --include-ignored --nocapture --test-threads 1 \
-	  living_on found going_back replacing signals lingering one_order mutated
+	  living_on found going_back replacing signals lingering one_order mutated counted delivered
 
 bench: ## Measure start time, memory and speed of the release build
 	@scripts/need.sh cargo xray
 	@# With its own profile, cargo bench would put another raynode in the place of the release build.
 	@xray=$$(scripts/xray.sh) && \
-	  XRAY_EXECUTABLE_PATH=$$xray exec cargo bench --profile release --bench node
+	  XRAY_EXECUTABLE_PATH=$$xray exec cargo bench --profile release --bench node --bench usage
 
 check: fmt-check clippy doc ## Formatting, lints and documentation, each without a warning
 

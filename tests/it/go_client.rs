@@ -5,7 +5,7 @@
     reason = "what a client said is shown when its test fails"
 )]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
 
@@ -14,9 +14,9 @@ use raynode::proto::SERVICE_DESCRIPTORS;
 use serde_json::{Value, json};
 
 use crate::NODE;
-use crate::support::users::id;
+use crate::support::users::{id, numbered};
 use crate::support::xray::vless_config;
-use crate::support::{NodeProcess, ports, script};
+use crate::support::{Echo, NodeProcess, Panel, eventually, ports, script, times, vless};
 
 /// It gives up by itself before.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -71,33 +71,35 @@ async fn a_panel_in_go_over_rest() {
     drive("rest").await;
 }
 
+fn ask(grpcurl: &Path, node: &NodeProcess, key: Option<String>, arguments: &[&str]) -> Output {
+    let mut command = Command::new(grpcurl);
+    command
+        .args(["-max-time", "10", "-cacert"])
+        .arg(node.certificate());
+    if let Some(key) = key {
+        command.args(["-H", &format!("x-api-key: {key}")]);
+    }
+    // The address goes before what is asked of it, and flags before the address.
+    let (flags, rest) = arguments.split_at(
+        arguments
+            .iter()
+            .take_while(|word| word.starts_with('-'))
+            .count(),
+    );
+    command
+        .args(flags)
+        .arg(format!("127.0.0.1:{}", node.port))
+        .args(rest);
+    command.output().unwrap()
+}
+
 #[test]
 fn grpcurl_finds_its_way_around() {
     let Some(grpcurl) = client("grpcurl") else {
         return;
     };
     let node = NodeProcess::start(NODE);
-    let run = |key: Option<String>, arguments: &[&str]| -> Output {
-        let mut command = Command::new(&grpcurl);
-        command
-            .args(["-max-time", "10", "-cacert"])
-            .arg(node.certificate());
-        if let Some(key) = key {
-            command.args(["-H", &format!("x-api-key: {key}")]);
-        }
-        // The address goes before what is asked of it, and flags before the address.
-        let (flags, rest) = arguments.split_at(
-            arguments
-                .iter()
-                .take_while(|word| word.starts_with('-'))
-                .count(),
-        );
-        command
-            .args(flags)
-            .arg(format!("127.0.0.1:{}", node.port))
-            .args(rest);
-        command.output().unwrap()
-    };
+    let run = |key, arguments: &[&str]| ask(&grpcurl, &node, key, arguments);
     let said = |arguments: &[&str]| {
         let output = run(Some(node.api_key.to_string()), arguments);
         let error = String::from_utf8_lossy(&output.stderr);
@@ -131,4 +133,40 @@ fn grpcurl_finds_its_way_around() {
         !output.status.success() && error.contains("missing x-api-key header"),
         "{error}"
     );
+}
+
+/// grpc-go answers PINGs from another thread than the one that gets the reply; and this one ends with it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_client_that_ends_with_its_report_has_it() {
+    let Some(grpcurl) = client("grpcurl") else {
+        return;
+    };
+    let node = NodeProcess::start(NODE);
+    let panel = Panel::of(&node);
+    let (inbound, echo) = (ports::free(), Echo::start().await);
+    panel
+        .start(&vless_config(inbound), &numbered(0..30, &["vless"]))
+        .await
+        .unwrap();
+    let rounds = times(5, 100);
+    for _ in 0..rounds {
+        for user in 0..30 {
+            let user = id(&user.to_string());
+            vless::echo(inbound, user, echo.address, 50).await.unwrap();
+        }
+        let key = Some(node.api_key.to_string());
+        let reset = [
+            r#"-d={"type": "UsersStat", "reset": true}"#,
+            "service.NodeService/GetStats",
+        ];
+        let output = ask(&grpcurl, &node, key, &reset);
+        let said: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert_eq!(said["stats"].as_array().unwrap().len(), 60, "{said}");
+    }
+    eventually("the verdicts", || async {
+        let log = node.log();
+        assert!(!log.contains("it comes again"), "{log}");
+        (log.matches("usage arrived").count() == rounds).then_some(())
+    })
+    .await;
 }

@@ -58,6 +58,13 @@ class Client:
             self.end()
         self.socket.settimeout(SILENCE if "drop" in self.case else 10)
 
+    def asked(self):
+        """The request is out."""
+        if self.case.get("mute"):
+            firewall({"output": 0})
+        if self.case["read"] == "nothing":
+            self.begin()
+
     def receive(self):
         try:
             data = self.socket.recv(1024)
@@ -76,6 +83,8 @@ class Client:
 
     def end(self):
         then = self.case["then"]
+        if self.case.get("vanishes"):
+            firewall({"input": 0, "output": 0})
         if then == "cancel":
             self.cancel()
             # The rest of the connection goes on for a moment.
@@ -125,9 +134,9 @@ class Http2(Client):
         framed = b"\0" + len(message).to_bytes(4, "big") + message
         self.h2.send_data(self.stream, framed, end_stream=True)
         self.flush()
-        if method == "GetStats" and self.case["read"] == "nothing":
-            self.begin()
-        answer, mute = b"", self.case.get("mute", False)
+        if method == "GetStats":
+            self.asked()
+        answer = b""
         while True:
             for event in self.h2.receive_data(self.receive()):
                 if isinstance(event, h2.events.DataReceived):
@@ -136,8 +145,7 @@ class Http2(Client):
                     if method == "GetStats":
                         self.has_read(len(event.data))
                 elif isinstance(event, h2.events.StreamEnded):
-                    if not mute:
-                        self.flush()
+                    self.flush()
                     return answer[5:]
                 elif isinstance(event, h2.events.ConnectionTerminated):
                     self.end()
@@ -160,8 +168,8 @@ class Http1(Client):
     def call(self, path, body):
         head = f"GET {path} HTTP/1.1\r\nHost: node\r\nx-api-key: {SETUP['api_key']}\r\nContent-Length: {len(body)}\r\n\r\n"
         self.socket.sendall(head.encode() + body)
-        if path == "/stats" and self.case["read"] == "nothing":
-            self.begin()
+        if path == "/stats":
+            self.asked()
         answer = b""
         while b"\r\n\r\n" not in answer:
             answer += self.receive()
@@ -209,7 +217,7 @@ def main():
         with os.fdopen(heard) as said:
             words = said.read()
         os.waitpid(child, 0)
-        if "drop" in case:
+        if "netns" in SETUP:
             subprocess.run(["nft", "flush", "ruleset"], check=True)
         print(words or "null", flush=True)
 

@@ -1,18 +1,27 @@
 //! A user without a client of his own: VLESS over plain TCP, spoken here. Cheap enough for thousands of users.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpSocket, TcpStream};
 use uuid::Uuid;
 
 /// Xray does not count who comes from 127.0.0.1 as online.
-const FROM: [u8; 4] = [127, 0, 0, 2];
+const FROM: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 
 /// A connection of the user to `target`, through the inbound on `port`.
 pub async fn connect(port: u16, id: Uuid, target: SocketAddr) -> std::io::Result<TcpStream> {
+    connect_from(FROM, port, id, target).await
+}
+
+async fn connect_from(
+    from: Ipv4Addr,
+    port: u16,
+    id: Uuid,
+    target: SocketAddr,
+) -> std::io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
-    socket.bind((IpAddr::from(FROM), 0).into())?;
+    socket.bind((from, 0).into())?;
     let mut stream = socket
         .connect((IpAddr::from([127, 0, 0, 1]), port).into())
         .await?;
@@ -33,7 +42,24 @@ pub async fn connect(port: u16, id: Uuid, target: SocketAddr) -> std::io::Result
 
 /// Sends so many bytes to an echo and hears them back; both ways are counted for the user.
 pub async fn echo(port: u16, id: Uuid, target: SocketAddr, bytes: usize) -> std::io::Result<()> {
-    let mut stream = connect(port, id, target).await?;
+    echo_from(FROM, port, id, target, bytes).await
+}
+
+/// An address for each of many users: each has some 28,000 ports, and each port is taken for a minute.
+pub fn address(user: usize) -> Ipv4Addr {
+    let last = u8::try_from(2 + user % 250).unwrap();
+    Ipv4Addr::new(127, 0, 1, last)
+}
+
+/// The same from an address of one's own.
+pub async fn echo_from(
+    from: Ipv4Addr,
+    port: u16,
+    id: Uuid,
+    target: SocketAddr,
+    bytes: usize,
+) -> std::io::Result<()> {
+    let mut stream = connect_from(from, port, id, target).await?;
     let said = vec![7; bytes];
     stream.write_all(&said).await?;
     let mut heard = vec![0; 2 + bytes];
