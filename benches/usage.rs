@@ -55,6 +55,7 @@ async fn bench() {
         let policy = Policy {
             harvest_interval: Duration::from_secs(2),
             retention: Duration::from_secs(86_400),
+            reply: 64 << 20,
             unsure: Unsure::Settle,
         };
         let harvester = Harvester::new(Ledger::open(folder.path(), policy), Duration::from_secs(2));

@@ -167,7 +167,7 @@ async fn users_of(client: &Client, applied: &Applied) -> Result<Roster, Error> {
 }
 
 /// What a core has counted that is not taken over is read before its end.
-async fn farewell(record: &Record, harvester: &Harvester) {
+pub(super) async fn farewell(record: &Record, harvester: &Harvester) {
     let source = Source {
         epoch: record.id,
         client: Client::new(record.socket.clone()),

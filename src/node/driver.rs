@@ -50,6 +50,7 @@ use crate::usage::harvest::{Harvester, Source};
 use crate::xray::config::Skeleton;
 use crate::xray::core::{Core, Launcher};
 use crate::xray::leftover;
+use crate::xray::record::Record;
 
 /// How often deadlines and the disk are looked after.
 const TICK: Duration = Duration::from_millis(500);
@@ -210,6 +211,9 @@ impl Driver {
         self.session = None;
         self.stop_core().await;
         // A change that was cut off may have had a core in its hands.
+        if let Some(record) = Record::read(&self.launcher.runtime_dir) {
+            boot::farewell(&record, &self.harvester).await;
+        }
         leftover::end(&self.launcher.runtime_dir, None).await;
     }
 

@@ -8,7 +8,8 @@ use crate::host::Sample;
 use crate::proto::xray::app::stats::command::SysStatsResponse;
 use crate::usage::OnlineUser;
 use crate::usage::book::{Entry, Of};
-use crate::usage::harvest::{Source, TELLS_USERS_STATS};
+use crate::usage::counter::Kind;
+use crate::usage::harvest::{self, Source, TELLS_USERS_STATS};
 use crate::usage::ledger::{Batch, Report};
 use crate::xray::client;
 use crate::xray::logs::{self, Viewer};
@@ -111,7 +112,7 @@ impl Node {
         let of = named_one(of)?;
         self.session().ok_or(Error::NotInitialized)?;
         if let Ok(serving) = self.serving() {
-            self.read_counters(&serving.source).await;
+            self.read_counters(&serving.source, &of).await;
         }
         Ok(self.harvester.ledger().report(of).await?)
     }
@@ -123,15 +124,21 @@ impl Node {
     pub async fn counted(&self, of: Of) -> Result<Vec<Entry>, Error> {
         let of = named_one(of)?;
         let serving = self.serving()?;
-        self.read_counters(&serving.source).await;
+        self.read_counters(&serving.source, &of).await;
         let epoch = serving.source.epoch;
         Ok(self.harvester.ledger().of_core(epoch, of).await?)
     }
 
     /// A core that does not answer keeps what it has counted; what is known of it is told all the same.
-    async fn read_counters(&self, core: &Source) {
-        let swept = tokio::time::timeout(SWEEP_PATIENCE, self.harvester.sweep(core)).await;
-        match swept {
+    async fn read_counters(&self, core: &Source, of: &Of) {
+        let harvester = &self.harvester;
+        let read = async {
+            match of {
+                Of::All(_) => harvester.sweep(core).await,
+                Of::One(kind, name) => harvester.look_at(core, *kind, name).await,
+            }
+        };
+        match tokio::time::timeout(SWEEP_PATIENCE, read).await {
             Ok(Ok(())) => {}
             Ok(Err(error)) => tracing::warn!(%error, "usage is told as it was read last"),
             Err(_) => tracing::warn!("the core is slow to tell, usage is told as it was read last"),
@@ -144,7 +151,8 @@ impl Node {
     /// When the cursor is none, the disk refuses, or too many batches wait for their receipt.
     pub async fn collect(&self, cursor: String, limit: usize) -> Result<Option<Batch>, Error> {
         if let Ok(serving) = self.serving() {
-            self.read_counters(&serving.source).await;
+            self.read_counters(&serving.source, &Of::All(Kind::User))
+                .await;
         }
         Ok(self.harvester.ledger().batch(cursor, limit).await?)
     }
@@ -161,7 +169,7 @@ impl Node {
     ///
     /// # Errors
     /// When no core serves, or it is too old to tell.
-    pub fn online_users(&self) -> Result<Vec<OnlineUser>, Error> {
+    pub async fn online_users(&self) -> Result<Vec<OnlineUser>, Error> {
         let serving = self.serving()?;
         let source = &serving.source;
         if source.version < TELLS_USERS_STATS {
@@ -171,9 +179,11 @@ impl Node {
                 runs: source.version,
             });
         }
-        self.harvester
-            .online(source.epoch)
-            .ok_or(Error::CoreNotStarted)
+        let online = self.harvester.online(source).await;
+        online.map_err(|error| match error {
+            harvest::Error::Core(error) => Error::Read(error),
+            harvest::Error::Ledger(error) => Error::Usage(error),
+        })
     }
 
     /// What the core measured of its outbounds, by tag; of all of them, or of the one named.

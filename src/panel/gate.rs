@@ -250,10 +250,19 @@ impl Report {
             Poll::Ready(Some(Ok(frame))) => {
                 let data = frame.data_ref().map_or(0, bytes::Bytes::len) as u64;
                 self.left = self.left.map(|left| left.saturating_sub(data));
+                // A message that is too large becomes an error when it is encoded.
+                let status = frame.trailers_ref().and_then(Status::from_header_map);
+                if status.is_some_and(|status| status.code() != Code::Ok) {
+                    self.track.replaced();
+                }
                 frame.is_trailers() || self.left == Some(0)
             }
             Poll::Ready(None) => true,
-            Poll::Ready(Some(Err(_))) | Poll::Pending => false,
+            Poll::Ready(Some(Err(_))) => {
+                self.track.replaced();
+                false
+            }
+            Poll::Pending => false,
         };
         if is_complete {
             self.track.complete();

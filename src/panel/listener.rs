@@ -204,6 +204,7 @@ where
     // The handshake has checked it: who shows a certificate that is not trusted is not here.
     let certified = stream.get_ref().1.peer_certificates().is_some();
     let stream = Frames::new(stream, Arc::clone(&wire));
+    let reports = Arc::clone(&wire);
     let usage = Arc::new(Usage::default());
     let mark = Arc::clone(&usage);
     let service = service.map_request(move |request: Request<Incoming>| {
@@ -238,6 +239,9 @@ where
         () = goodbye.cancelled() => {}
         () = nobody_admitted(&usage, limits.admission_timeout) => {
             return Err("nobody showed a key in time".to_owned());
+        }
+        () = reports.given_up() => {
+            return Err("a report of usage got nowhere".to_owned());
         }
         () = usage.idle(limits.idle_timeout) => {}
         ended = connection.as_mut() => return ended.map_err(|error| error.to_string()),

@@ -82,7 +82,7 @@ impl UsageService for Receipts {
         &self,
         _: Request<ListOnlineUsersRequest>,
     ) -> Result<Response<ListOnlineUsersResponse>, Status> {
-        let users = self.node.online_users();
+        let users = self.node.online_users().await;
         let users = users.map_err(|error| status::of(&error))?.into_iter();
         let users = users.map(|user| OnlineUser {
             email: user.email,

@@ -183,8 +183,9 @@ impl Settings {
         if require_client_certificate && client_certificates.is_none() {
             reader.missing("SSL_CLIENT_CERT_FILE", "REQUIRE_CLIENT_CERT");
         }
+        let limits = Limits::read(&mut reader);
         let settings = Self {
-            limits: Limits::read(&mut reader),
+            limits,
             client_certificates,
             require_client_certificate,
             listen,
@@ -228,6 +229,7 @@ impl Settings {
                     60 * SECOND,
                 ),
                 retention: reader.duration("USAGE_RETENTION", 31 * A_DAY, A_DAY / 24, 366 * A_DAY),
+                reply: limits.message,
                 unsure: reader
                     .parsed("USAGE_UNSURE", "settle or return", parse::unsure)
                     .unwrap_or(Unsure::Settle),

@@ -16,10 +16,12 @@ use super::counter::{Bytes, Kind, Reading};
 /// One core's lifetime.
 pub type Epoch = Uuid;
 
-/// How many reports may wait for their evidence.
-const MAX_REPORTS: usize = 256;
+/// How many reports may wait for their evidence, each of them for a second at least.
+const MAX_REPORTS: usize = 16_384;
 /// How many batches may wait for their receipt.
 const MAX_BATCHES: usize = 64;
+/// What a value of an entry takes in a reply, without its name.
+const ENTRY: usize = 48;
 /// So many users are named who have moved something.
 const MOVERS: usize = 1000;
 /// Of so many ended epochs a late reading is known to be late.
@@ -115,6 +117,7 @@ pub(super) struct Contents {
 pub(super) struct Changes {
     pub(super) rows: Vec<(Kind, Arc<str>)>,
     pub(super) seen: Vec<(Epoch, Kind, Arc<str>)>,
+    pub(super) begun: Vec<Epoch>,
     pub(super) ended: Vec<Epoch>,
     pub(super) deliveries: HashSet<u64>,
 }
@@ -123,6 +126,7 @@ impl Changes {
     pub(super) fn is_empty(&self) -> bool {
         self.rows.is_empty()
             && self.seen.is_empty()
+            && self.begun.is_empty()
             && self.ended.is_empty()
             && self.deliveries.is_empty()
     }
@@ -169,6 +173,7 @@ impl Book {
         if self.ended.contains(&epoch) {
             return moved;
         }
+        self.begin(epoch);
         let Contents {
             rows, seen, time, ..
         } = &mut self.contents;
@@ -224,12 +229,20 @@ impl Book {
         epoch: Epoch,
         readings: impl IntoIterator<Item = Reading<'a>>,
     ) {
+        self.begin(epoch);
         for reading in readings {
             let rows = of_kind(&mut self.contents.rows, reading.kind);
             let seen = self.contents.seen.entry(epoch).or_default();
             let (name, seen) = known(of_kind(seen, reading.kind), rows, reading.name);
             *seen.one_way(reading.direction) = reading.value;
             self.changes.seen.push((epoch, reading.kind, name));
+        }
+    }
+
+    fn begin(&mut self, epoch: Epoch) {
+        if !self.knows_epoch(epoch) {
+            self.contents.seen.insert(epoch, ByKind::default());
+            self.changes.begun.push(epoch);
         }
     }
 
@@ -246,6 +259,7 @@ impl Book {
             }
             self.contents.seen.remove(&epoch);
             self.changes.seen.retain(|(of, ..)| *of != epoch);
+            self.changes.begun.retain(|of| *of != epoch);
             self.changes.ended.push(epoch);
             self.ended.push_back(epoch);
             if self.ended.len() > ENDED {
@@ -279,19 +293,35 @@ impl Book {
 
     /// Whether bytes were ever counted for this name, as far as that is still known.
     pub(super) fn knows(&self, kind: Kind, name: &str) -> bool {
+        let is_there = |table: &HashMap<Arc<str>, Bytes>| table.contains_key(name);
         table(&self.contents.rows, kind).contains_key(name)
             || self
                 .contents
                 .seen
                 .values()
-                .any(|seen| table(seen, kind).contains_key(name))
+                .any(|seen| is_there(table(seen, kind)))
     }
 
-    /// Makes one delivery of what is pending; `None` where nothing is.
-    pub(super) fn report(&mut self, of: &Of) -> Result<Option<u64>, TooMany> {
+    /// Whether this core has counted anything for this name.
+    pub(super) fn knows_of(&self, epoch: Epoch, kind: Kind, name: &str) -> bool {
+        let seen = self.contents.seen.get(&epoch);
+        seen.is_some_and(|seen| table(seen, kind).contains_key(name))
+    }
+
+    /// Makes one delivery of what is pending, as far as it fits into so many bytes of a reply; `None` where
+    /// nothing is. The rest stays pending.
+    pub(super) fn report(&mut self, of: &Of, reply: usize) -> Result<Option<u64>, TooMany> {
         self.room(Proof::Evidence, MAX_REPORTS)?;
+        let mut length = 0_usize;
+        let mut fits = |name: &str| {
+            length = length.saturating_add(2 * (name.len() + ENTRY));
+            length <= reply
+        };
         let names: Vec<(Kind, Arc<str>)> = match of {
-            Of::All(kind) => self.pending(*kind).collect(),
+            Of::All(kind) => self
+                .pending(*kind)
+                .take_while(|(_, name)| fits(name))
+                .collect(),
             Of::One(kind, name) => table(&self.contents.rows, *kind)
                 .get_key_value(name.as_str())
                 .filter(|(_, row)| !row.pending.is_zero())

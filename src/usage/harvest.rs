@@ -11,7 +11,7 @@
 //! glance every interval and a sweep now and then; where people use something whom no glance sees (the
 //! core lists nobody who comes from 127.0.0.1), sweeps come as often as they may cost.
 
-use std::collections::{BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet, VecDeque};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -31,6 +31,8 @@ use crate::xray::version::Version;
 const SWEEP: Duration = Duration::from_secs(30);
 /// For each second of reading there are so many without.
 const SHARE: u32 = 50;
+/// Of so many readings the cost is remembered.
+const COSTS: usize = 5;
 /// How long a core may take to be read.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// How long a core that is to be stopped may take: somebody waits for it.
@@ -88,8 +90,11 @@ pub struct Harvester {
 #[derive(Debug, Default)]
 struct Turn {
     epoch: Option<Epoch>,
-    /// When the last sweep began, and what it cost.
-    swept: Option<(Instant, Duration)>,
+    /// When the last sweep began that the ledger has.
+    swept: Option<Instant>,
+    /// What the last sweeps and glances took of the core's time.
+    sweeps: Costs,
+    glances: Costs,
     /// Inbounds and outbounds that have counters.
     tags: Vec<(Kind, String)>,
     /// Who was online at the last glance.
@@ -98,6 +103,30 @@ struct Turn {
     hidden: bool,
     /// The core does not tell who is online.
     blind: bool,
+}
+
+/// How long the last readings took. One that was held up says nothing about what the next one costs.
+#[derive(Debug, Default)]
+struct Costs(VecDeque<Duration>);
+
+impl Costs {
+    fn note(&mut self, cost: Duration) {
+        if self.0.len() == COSTS {
+            self.0.pop_front();
+        }
+        self.0.push_back(cost);
+    }
+
+    fn usual(&self) -> Duration {
+        let mut costs: Vec<Duration> = self.0.iter().copied().collect();
+        costs.sort();
+        costs.get(costs.len() / 2).copied().unwrap_or_default()
+    }
+
+    /// How long it has to be between two of them.
+    fn pause(&self) -> Duration {
+        self.usual().saturating_mul(SHARE).min(SWEEP)
+    }
 }
 
 impl Turn {
@@ -111,14 +140,13 @@ impl Turn {
     }
 
     fn wants_sweep(&self, now: Instant, glance: Glance) -> bool {
-        let Some((began, cost)) = self.swept else {
+        let Some(began) = self.swept else {
             return true;
         };
-        let often = cost.saturating_mul(SHARE);
         let due = if self.hidden || glance != Glance::Done {
-            often
+            self.sweeps.pause()
         } else {
-            SWEEP.max(often)
+            SWEEP
         };
         now.saturating_duration_since(began) >= due
     }
@@ -142,7 +170,7 @@ impl Harvester {
         &self.ledger
     }
 
-    /// One harvest, and how long the next one can wait: the interval, or longer where this one was dear.
+    /// One harvest, and how long the next one can wait: the interval, or longer where they are dear.
     ///
     /// # Errors
     /// When the core or the ledger does not answer.
@@ -150,12 +178,26 @@ impl Harvester {
         let mut turn = self.turn.lock().await;
         turn.of(core.epoch);
         let began = Instant::now();
-        let glance = self.glance(core, &mut turn).await?;
+        let mut readings = Vec::new();
+        let glance = self.glance(core, &mut turn, &mut readings).await?;
+        if glance == Glance::Done {
+            turn.glances.note(began.elapsed());
+        }
+        let mut sweep = None;
         if turn.wants_sweep(began, glance) {
-            let moved = self.read_all(core, &mut turn, PATIENCE).await?;
+            sweep = Some(Instant::now());
+            readings.push(read_all(core, &mut turn, PATIENCE).await?);
+        }
+        let moved = self.ledger.count(core.epoch, readings).await?;
+        if sweep.is_some() {
+            turn.swept = sweep;
             turn.hidden = moved.iter().any(|name| !turn.there.contains(&**name));
         }
-        Ok(self.interval.max(began.elapsed().saturating_mul(SHARE)))
+        let dear = match glance {
+            Glance::Done => turn.glances.pause(),
+            Glance::Dear | Glance::Blind => turn.sweeps.pause(),
+        };
+        Ok(self.interval.max(dear))
     }
 
     /// Reads everything now, unless somebody else has begun to since this was called.
@@ -164,6 +206,19 @@ impl Harvester {
     /// When the core or the ledger does not answer.
     pub async fn sweep(&self, core: &Source) -> Result<(), Error> {
         self.sweep_within(core, PATIENCE).await
+    }
+
+    /// Reads what one user, inbound or outbound has now.
+    ///
+    /// # Errors
+    /// When the core or the ledger does not answer.
+    pub async fn look_at(&self, core: &Source, kind: Kind, name: &str) -> Result<(), Error> {
+        let mut turn = self.turn.lock().await;
+        turn.of(core.epoch);
+        let counters = look(&core.client, &[(kind, name.to_owned())]).await?;
+        let readings = vec![Readings::Some(counters)];
+        self.ledger.count(core.epoch, readings).await?;
+        Ok(())
     }
 
     /// The last reading of a core before it is stopped. What it counts from here to its end nobody sees.
@@ -187,14 +242,20 @@ impl Harvester {
             return Some(addresses.to_vec());
         }
         // One who never connected is no user to the core, which is for the core to say.
-        let known = self.ledger.knows(Kind::User, email.to_owned()).await;
+        let known = self.ledger.knows_user(epoch, email.to_owned()).await;
         known.then(Vec::new)
     }
 
-    /// Everybody who was online at the last glance, where that is recent.
-    #[must_use]
-    pub fn online(&self, epoch: Epoch) -> Option<Vec<OnlineUser>> {
-        self.recent(epoch).map(|online| online.users())
+    /// Everybody who is online, by the last glance or by one that is made now.
+    ///
+    /// # Errors
+    /// When the core or the ledger does not answer.
+    pub async fn online(&self, core: &Source) -> Result<Vec<OnlineUser>, Error> {
+        if self.recent(core.epoch).is_none() {
+            self.harvest(core).await?;
+        }
+        let online = self.recent(core.epoch);
+        Ok(online.map(|online| online.users()).unwrap_or_default())
     }
 
     fn recent(&self, epoch: Epoch) -> Option<Arc<Online>> {
@@ -207,77 +268,79 @@ impl Harvester {
         let asked = Instant::now();
         let mut turn = self.turn.lock().await;
         turn.of(core.epoch);
-        if turn.swept.is_some_and(|(began, _)| began >= asked) {
+        if turn.swept.is_some_and(|began| began >= asked) {
             return Ok(());
         }
-        self.read_all(core, &mut turn, patience).await.map(drop)
-    }
-
-    /// Reads every counter, and returns users who have moved something since they were read last.
-    async fn read_all(
-        &self,
-        core: &Source,
-        turn: &mut Turn,
-        patience: Duration,
-    ) -> Result<Vec<Arc<str>>, Error> {
         let began = Instant::now();
-        let counters = within(patience, core.client.counters("")).await?;
-        let tags: BTreeSet<(Kind, String)> = counters
-            .iter()
-            .filter_map(|counter| Reading::parse(&counter.name, counter.value))
-            .filter(|reading| reading.kind != Kind::User)
-            .map(|reading| (reading.kind, reading.name.to_owned()))
-            .collect();
-        turn.tags = tags.into_iter().take(TAGS).collect();
-        let readings = Readings::Counters(counters);
-        let moved = self.ledger.count(core.epoch, readings).await?;
-        turn.swept = Some((began, began.elapsed()));
-        Ok(moved)
+        let readings = vec![read_all(core, &mut turn, patience).await?];
+        self.ledger.count(core.epoch, readings).await?;
+        // Whoever waits for it may leave in between; then it was none.
+        turn.swept = Some(began);
+        Ok(())
     }
 
     /// Reads those who are online, as far as this core can tell who that is.
-    async fn glance(&self, core: &Source, turn: &mut Turn) -> Result<Glance, Error> {
+    async fn glance(
+        &self,
+        core: &Source,
+        turn: &mut Turn,
+        readings: &mut Vec<Readings>,
+    ) -> Result<Glance, Error> {
         if turn.blind || core.version < NAMES_WHO_IS_ONLINE {
-            turn.blind = true;
             return Ok(Glance::Blind);
         }
-        let (there, known) = if core.version < TELLS_USERS_STATS {
-            match within(PATIENCE, core.client.online_users()).await {
-                Ok(names) => (names.into_iter().collect::<HashSet<_>>(), HashSet::new()),
-                Err(client::Error::Unsupported(_)) => {
-                    turn.blind = true;
-                    return Ok(Glance::Blind);
-                }
-                Err(error) => return Err(error.into()),
-            }
+        let there = if core.version < TELLS_USERS_STATS {
+            within(PATIENCE, core.client.online_users()).await
         } else {
-            let users = within(PATIENCE, core.client.users_stats()).await?;
-            let before = self.online.load_full();
-            let online = Online::new(core.epoch, &users, before.as_deref());
-            let names: HashSet<String> = online.emails().cloned().collect();
-            self.online.store(Some(Arc::new(online)));
-            let readings = Readings::Users(users);
-            self.ledger.count(core.epoch, readings).await?;
-            (names.clone(), names)
+            let users = within(PATIENCE, core.client.users_stats()).await;
+            users.map(|users| {
+                let before = self.online.load_full();
+                let online = Online::new(core.epoch, &users, before.as_deref());
+                let names = online.emails().cloned().collect();
+                self.online.store(Some(Arc::new(online)));
+                readings.push(Readings::Users(users));
+                names
+            })
         };
-        // Who has left used something until then.
-        let looked_at: Vec<(Kind, String)> = there
-            .union(&turn.there)
-            .filter(|name| !known.contains(*name))
+        let there: HashSet<String> = match there {
+            Ok(names) => names.into_iter().collect(),
+            Err(client::Error::Unsupported(_)) => {
+                turn.blind = true;
+                return Ok(Glance::Blind);
+            }
+            Err(error) => return Err(error.into()),
+        };
+        // Who has left used something until then; who is there is known already, or is looked at, too.
+        let names = turn.there.union(&there);
+        let looked_at: Vec<(Kind, String)> = names
+            .filter(|name| readings.is_empty() || !there.contains(*name))
             .map(|name| (Kind::User, name.clone()))
             .chain(turn.tags.iter().cloned())
             .collect();
         turn.there = there;
         let dear = LOOK.saturating_mul(u32::try_from(looked_at.len() * 2).unwrap_or(u32::MAX));
-        let sweep = turn.swept.map(|(_, cost)| cost);
-        if looked_at.len() > SINGLES || sweep.is_some_and(|cost| dear > cost.max(CHEAP)) {
+        let sweep = turn.sweeps.usual().max(CHEAP);
+        if looked_at.len() > SINGLES || turn.swept.is_some() && dear > sweep {
             return Ok(Glance::Dear);
         }
-        let counters = look(&core.client, &looked_at).await?;
-        let readings = Readings::Counters(counters);
-        self.ledger.count(core.epoch, readings).await?;
+        readings.push(Readings::Some(look(&core.client, &looked_at).await?));
         Ok(Glance::Done)
     }
+}
+
+/// Reads every counter.
+async fn read_all(core: &Source, turn: &mut Turn, patience: Duration) -> Result<Readings, Error> {
+    let began = Instant::now();
+    let counters = within(patience, core.client.counters("")).await?;
+    turn.sweeps.note(began.elapsed());
+    let tags: BTreeSet<(Kind, String)> = counters
+        .iter()
+        .filter_map(|counter| Reading::parse(&counter.name, counter.value))
+        .filter(|reading| reading.kind != Kind::User)
+        .map(|reading| (reading.kind, reading.name.to_owned()))
+        .collect();
+    turn.tags = tags.into_iter().take(TAGS).collect();
+    Ok(Readings::Sweep(counters))
 }
 
 /// How far a glance came.
@@ -339,8 +402,8 @@ mod tests {
         let now = Instant::now();
         let mut turn = Turn::default();
         assert!(turn.wants_sweep(now, Glance::Done), "the first harvest");
-        let cost = Duration::from_millis(100);
-        turn.swept = Some((now, cost));
+        turn.sweeps.note(Duration::from_millis(100));
+        turn.swept = Some(now);
         let after = |seconds| now + Duration::from_secs(seconds);
         assert!(!turn.wants_sweep(after(29), Glance::Done));
         assert!(turn.wants_sweep(after(30), Glance::Done));
@@ -353,9 +416,20 @@ mod tests {
         }
         turn.hidden = true;
         assert!(turn.wants_sweep(after(5), Glance::Done));
-        turn.swept = Some((now, Duration::from_secs(1)));
-        assert!(!turn.wants_sweep(after(30), Glance::Done), "a dear sweep");
         turn.of(uuid::Uuid::new_v4());
         assert!(turn.wants_sweep(now, Glance::Done), "another core");
+    }
+
+    #[test]
+    fn one_reading_that_was_held_up_holds_up_no_other() {
+        let mut costs = Costs::default();
+        for millis in [1, 2, 2500, 2, 1] {
+            costs.note(Duration::from_millis(millis));
+        }
+        assert_eq!(costs.pause(), Duration::from_millis(100));
+        for _ in 0..COSTS {
+            costs.note(Duration::from_secs(9));
+        }
+        assert_eq!(costs.pause(), SWEEP, "never longer than that");
     }
 }

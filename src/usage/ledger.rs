@@ -4,6 +4,7 @@
 //! memory, and in the cores themselves, until it takes it again; only deliveries wait, because one that is
 //! not on disk could come twice.
 
+use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -24,6 +25,8 @@ use crate::xray::client::Counter;
 const QUEUE: usize = 256;
 /// How often a disk that refuses is tried again.
 const RETRY: Duration = Duration::from_secs(1);
+/// Of so many cores the last sweep is kept where the file can't be read.
+const UNREAD: usize = 64;
 /// How often what is old is let go of.
 const EXPIRE: Duration = Duration::from_secs(600);
 /// Above so many bytes the file is made smaller where that is possible.
@@ -56,7 +59,11 @@ pub enum Error {
 /// What a core's counters said.
 #[derive(Debug)]
 pub(super) enum Readings {
-    Counters(Vec<Counter>),
+    /// All there are.
+    Sweep(Vec<Counter>),
+    /// Some of them.
+    Some(Vec<Counter>),
+    /// Those of users who are online.
     Users(Vec<UserStat>),
 }
 
@@ -81,15 +88,11 @@ pub struct Batch {
 }
 
 enum Command {
-    Count(
-        Epoch,
-        Readings,
-        oneshot::Sender<Result<Vec<Arc<str>>, Error>>,
-    ),
+    Count(Epoch, Vec<Readings>, oneshot::Sender<Vec<Arc<str>>>),
     /// There is something in the notes.
     Look,
     OfCore(Epoch, Of, oneshot::Sender<Vec<Entry>>),
-    Knows(Kind, String, oneshot::Sender<bool>),
+    Knows(Epoch, String, oneshot::Sender<bool>),
     Report(Of, oneshot::Sender<Result<Report, Error>>),
     Batch {
         cursor: String,
@@ -168,14 +171,15 @@ impl Ledger {
         ledger
     }
 
-    /// Takes what a core says, and returns users of whom it says something new.
+    /// Takes what a core says, in the order in which it said it, and returns users of whom the last of it says
+    /// something new. It is on disk then, or the disk refuses, and it is kept in memory.
     pub(super) async fn count(
         &self,
         epoch: Epoch,
-        readings: Readings,
+        readings: Vec<Readings>,
     ) -> Result<Vec<Arc<str>>, Error> {
         self.ask(|reply| Command::Count(epoch, readings, reply))
-            .await?
+            .await
     }
 
     /// A core that was there before this daemon.
@@ -196,9 +200,9 @@ impl Ledger {
         self.ask(|reply| Command::OfCore(epoch, of, reply)).await
     }
 
-    /// Whether anything was ever counted for a name.
-    pub async fn knows(&self, kind: Kind, name: String) -> bool {
-        let known = self.ask(|reply| Command::Knows(kind, name, reply)).await;
+    /// Whether a core has counted anything for a user.
+    pub async fn knows_user(&self, epoch: Epoch, email: String) -> bool {
+        let known = self.ask(|reply| Command::Knows(epoch, email, reply)).await;
         known.unwrap_or_default()
     }
 
@@ -321,6 +325,11 @@ struct Keeper {
     disk: Disk,
     /// Cores that were there before this daemon.
     adopted: Vec<Epoch>,
+    /// The last sweeps of cores, where the file could not be read yet, and which of them are alive.
+    unread: HashMap<Epoch, Readings>,
+    alive: Option<Vec<Epoch>>,
+    /// The ledger's number.
+    id: Option<Uuid>,
     /// The ledger before this one was damaged: what cores counted under it may have been delivered.
     after_damage: bool,
     clock: Clock,
@@ -362,6 +371,9 @@ impl Keeper {
                 read: false,
             },
             adopted: Vec::new(),
+            unread: HashMap::new(),
+            alive: None,
+            id: None,
             after_damage: false,
             clock: Clock(now),
             expired: now,
@@ -406,8 +418,10 @@ impl Keeper {
         for (id, judgement) in notes.judgements {
             self.judge(id, judgement);
         }
-        if let Some(alive) = notes.alive {
-            self.book.end_all_but(&alive);
+        match (notes.alive, &self.disk) {
+            (Some(alive), Disk::Refuses { read: false, .. }) => self.alive = Some(alive),
+            (Some(alive), _) => self.book.end_all_but(&alive),
+            (None, _) => {}
         }
     }
 
@@ -415,12 +429,14 @@ impl Keeper {
     fn take(&mut self, command: Command) -> Option<Answer> {
         match command {
             Command::Count(epoch, readings, reply) => {
-                let counted = self.readable().map(|()| self.count(epoch, &readings));
-                // What the disk does not take is in memory all the same.
-                drop(reply.send(counted));
+                let moved = self.take_readings(epoch, readings);
+                return Some(Box::new(move |_| drop(reply.send(moved))));
             }
             Command::OfCore(epoch, of, reply) => drop(reply.send(self.book.of_core(epoch, &of))),
-            Command::Knows(kind, name, reply) => drop(reply.send(self.book.knows(kind, &name))),
+            Command::Knows(epoch, email, reply) => {
+                let known = self.book.knows_of(epoch, Kind::User, &email);
+                reply.send(known).ok();
+            }
             Command::Report(of, reply) => match self.report(&of) {
                 Ok(report) => {
                     return Some(Box::new(move |written| {
@@ -455,33 +471,47 @@ impl Keeper {
         None
     }
 
+    fn take_readings(&mut self, epoch: Epoch, readings: Vec<Readings>) -> Vec<Arc<str>> {
+        if let Disk::Refuses { read: false, .. } = &self.disk {
+            // What of it is new is known when the file can be read; a sweep has all there is to know.
+            let mut sweep = readings
+                .into_iter()
+                .filter(|readings| matches!(readings, Readings::Sweep(_)));
+            if let Some(sweep) = sweep.next_back()
+                && (self.unread.len() < UNREAD || self.unread.contains_key(&epoch))
+            {
+                self.unread.insert(epoch, sweep);
+            }
+            return Vec::new();
+        }
+        let mut moved = Vec::new();
+        for readings in &readings {
+            moved = self.count(epoch, readings);
+        }
+        moved
+    }
+
     fn count(&mut self, epoch: Epoch, readings: &Readings) -> Vec<Arc<str>> {
         let is_older = self.adopted.contains(&epoch);
         let unknown = is_older && self.after_damage && !self.book.knows_epoch(epoch);
-        if unknown {
-            tracing::warn!(
-                "nobody knows any more what this core had counted and was delivered: it is counted from here on"
-            );
-        }
+        let of = |counters| {
+            let counters: std::slice::Iter<'_, Counter> = counters;
+            counters.filter_map(|counter| Reading::parse(&counter.name, counter.value))
+        };
         match readings {
-            Readings::Counters(counters) => {
-                let readings = counters
-                    .iter()
-                    .filter_map(|counter| Reading::parse(&counter.name, counter.value));
-                if unknown {
-                    self.book.begin_at(epoch, readings);
-                    return Vec::new();
-                }
-                self.book.count(epoch, readings)
+            Readings::Sweep(counters) if unknown => {
+                tracing::warn!(
+                    "nobody knows any more what this core had counted and was delivered: it is counted from here on"
+                );
+                self.book.begin_at(epoch, of(counters.iter()));
+                Vec::new()
             }
-            Readings::Users(users) => {
-                let readings = users.iter().flat_map(of_user);
-                if unknown {
-                    // A list of some is no beginning; the next sweep is.
-                    return Vec::new();
-                }
-                self.book.count(epoch, readings)
+            // Some of them are no beginning; the next sweep is.
+            _ if unknown => Vec::new(),
+            Readings::Sweep(counters) | Readings::Some(counters) => {
+                self.book.count(epoch, of(counters.iter()))
             }
+            Readings::Users(users) => self.book.count(epoch, users.iter().flat_map(of_user)),
         }
     }
 
@@ -520,7 +550,7 @@ impl Keeper {
 
     fn report(&mut self, of: &Of) -> Result<Report, Error> {
         self.writable()?;
-        let delivery = self.book.report(of)?;
+        let delivery = self.book.report(of, self.policy.reply)?;
         let entries = match (delivery.and_then(|id| self.book.delivery(id)), of) {
             (Some(delivery), _) => delivery.entries.clone(),
             (None, Of::One(kind, name)) if self.book.knows(*kind, name) => vec![Entry {
@@ -593,15 +623,6 @@ impl Keeper {
         }
     }
 
-    fn readable(&self) -> Result<(), Error> {
-        match &self.disk {
-            Disk::Refuses {
-                why, read: false, ..
-            } => Err(self.refused(why)),
-            _ => Ok(()),
-        }
-    }
-
     fn writable(&self) -> Result<&Store, Error> {
         match &self.disk {
             Disk::Takes(store) => Ok(store),
@@ -646,21 +667,30 @@ impl Keeper {
 
     /// Opens the file; what is known already goes into it, otherwise the book is what it says.
     fn open(&mut self) {
-        let mut opened = Store::open(&self.path);
-        if let Err(store::Error::Damaged(reason)) = &opened {
-            tracing::error!(path = %self.path.display(), reason, "the usage ledger is moved aside, a new one begins; what was pending in it is lost");
-            disk::move_aside(&self.path);
-            self.after_damage = true;
-            opened = Store::open(&self.path);
-        }
         let (was_read, was_told) = match &self.disk {
             Disk::Refuses { read, why, .. } => (*read, Some(Arc::clone(why))),
             Disk::Takes(_) => (true, None),
         };
-        let taken = opened.and_then(|(store, contents)| {
-            if was_read {
-                store.rewrite(self.book.contents())?;
+        let mut opened = Store::open(&self.path, self.after_damage);
+        if let Err(store::Error::Damaged(reason)) = &opened {
+            // Where it can't be moved this is tried again and again, and said once.
+            let is_said = was_told.as_ref().is_some_and(|told| told.contains(reason));
+            if is_said {
+                tracing::debug!(reason, "the usage ledger is still in the way");
+            } else if was_read {
+                tracing::error!(path = %self.path.display(), reason, "the usage ledger is moved aside and written anew; nothing of it is lost");
             } else {
+                tracing::error!(path = %self.path.display(), reason, "the usage ledger is moved aside, a new one begins; what was pending in it is lost");
+            }
+            self.after_damage |= !was_read;
+            disk::move_aside(&self.path);
+            opened = Store::open(&self.path, self.after_damage);
+        }
+        let taken = opened.and_then(|(mut store, contents)| {
+            if was_read {
+                store.rewrite(self.book.contents(), self.id.unwrap_or(store.id))?;
+            } else {
+                self.after_damage = store.after_damage;
                 self.begin_with(contents);
             }
             Ok(store)
@@ -672,7 +702,9 @@ impl Keeper {
                     // All of it was.
                     drop(self.book.take_changes());
                 }
+                self.id = Some(store.id);
                 self.disk = Disk::Takes(store);
+                self.read_on();
             }
             Err(error) => {
                 let why: Arc<str> = Arc::from(error.to_string());
@@ -685,6 +717,16 @@ impl Keeper {
                     read: was_read,
                 };
             }
+        }
+    }
+
+    /// What cores said while nobody knew what they had said before.
+    fn read_on(&mut self) {
+        for (epoch, sweep) in std::mem::take(&mut self.unread) {
+            self.count(epoch, &sweep);
+        }
+        if let Some(alive) = self.alive.take() {
+            self.book.end_all_but(&alive);
         }
     }
 

@@ -22,6 +22,8 @@ pub struct Policy {
     pub harvest_interval: Duration,
     /// How long usage is kept for a panel that does not collect it.
     pub retention: Duration,
+    /// How many bytes a reply may have.
+    pub reply: usize,
     /// What becomes of a report of which nobody can know whether it arrived.
     pub unsure: Unsure,
 }

@@ -4,7 +4,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt;
 use std::panic::AssertUnwindSafe;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
 use prost::Message;
@@ -26,8 +26,10 @@ const ID: TableDefinition<'_, &str, u128> = TableDefinition::new("id");
 type Columns = (u64, u64, u64, u64, u64, u64);
 /// Of a kind and a name.
 const ROWS: TableDefinition<'_, (u8, &str), Columns> = TableDefinition::new("rows");
-/// Epoch, kind and name; up and down.
+/// Epoch, kind and name; up and down. An epoch of which nothing was counted yet has a row of its own.
 const SEEN: TableDefinition<'_, (u128, u8, &str), (u64, u64)> = TableDefinition::new("seen");
+/// The row that says no more than that an epoch is known.
+const BEGUN: u8 = 9;
 const DELIVERIES: TableDefinition<'_, u64, &[u8]> = TableDefinition::new("deliveries");
 
 /// Why the disk does not have it.
@@ -68,8 +70,10 @@ impl<E: Into<redb::Error>> From<E> for Error {
 /// The open file.
 pub(super) struct Store {
     database: Database,
-    /// This file's own number: deliveries of another one are others.
+    /// This ledger's own number: deliveries of another one are others.
     pub(super) id: Uuid,
+    /// The one before it was damaged: of what cores had counted under it some was delivered.
+    pub(super) after_damage: bool,
 }
 
 impl std::fmt::Debug for Store {
@@ -81,30 +85,32 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
-    /// Opens the file, or makes one, and reads all of it.
-    pub(super) fn open(path: &Path) -> Result<(Self, Contents), Error> {
-        let path = PathBuf::from(path);
+    /// Opens the file, or makes one, and reads all of it. A new one notes whether it is one `after_damage`.
+    pub(super) fn open(path: &Path, after_damage: bool) -> Result<(Self, Contents), Error> {
         // What is in a file that something else has written must not end the program.
-        let opened = std::panic::catch_unwind(AssertUnwindSafe(move || {
-            let store = Self::open_or_create(&path)?;
+        let opened = calmly(|| {
+            let store = Self::open_or_create(path, after_damage)?;
             let contents = store.read()?;
             Ok((store, contents))
-        }));
-        opened.unwrap_or_else(|_| Err(Error::Damaged("it can't be read".to_owned())))
+        });
+        opened.unwrap_or_else(|| Err(Error::Damaged("it can't be read".to_owned())))
     }
 
-    fn open_or_create(path: &Path) -> Result<Self, Error> {
+    fn open_or_create(path: &Path, after_damage: bool) -> Result<Self, Error> {
         let file = private(path).map_err(|error| Error::Refused(error.to_string()))?;
         let database = Database::builder()
             .set_cache_size(CACHE)
             .set_check_integrity_on_open(true)
             .create_with_backend(FileBackend::new(file)?)?;
         let transaction = database.begin_write()?;
-        let id = {
+        let (id, after_damage) = {
             let mut meta = transaction.open_table(META)?;
             let format = meta.get("format")?.map(|format| format.value());
             match format {
-                None => drop(meta.insert("format", FORMAT)?),
+                None => {
+                    meta.insert("format", FORMAT)?;
+                    meta.insert("after_damage", u64::from(after_damage))?;
+                }
                 Some(FORMAT) => {}
                 Some(other) => {
                     return Err(Error::Damaged(format!(
@@ -112,6 +118,7 @@ impl Store {
                     )));
                 }
             }
+            let after_damage = meta.get("after_damage")?.map(|flag| flag.value());
             let mut ids = transaction.open_table(ID)?;
             let id = ids.get("id")?.map(|id| id.value());
             let id = id.unwrap_or_else(|| Uuid::new_v4().as_u128());
@@ -119,10 +126,14 @@ impl Store {
             transaction.open_table(ROWS)?;
             transaction.open_table(SEEN)?;
             transaction.open_table(DELIVERIES)?;
-            Uuid::from_u128(id)
+            (Uuid::from_u128(id), after_damage == Some(1))
         };
         transaction.commit()?;
-        Ok(Self { database, id })
+        Ok(Self {
+            database,
+            id,
+            after_damage,
+        })
     }
 
     fn read(&self) -> Result<Contents, Error> {
@@ -152,6 +163,9 @@ impl Store {
             let (epoch, kind, name) = key.value();
             let (up, down) = value.value();
             let seen = contents.seen.entry(Uuid::from_u128(epoch)).or_default();
+            if kind == BEGUN {
+                continue;
+            }
             let kind = kind_of(kind)?;
             let name = match table(&contents.rows, kind).get_key_value(name) {
                 Some((name, _)) => Arc::clone(name),
@@ -172,21 +186,33 @@ impl Store {
 
     /// Writes what has changed; when this returns it is on the disk.
     pub(super) fn commit(&self, contents: &Contents, changes: &Changes) -> Result<(), Error> {
-        let transaction = self.database.begin_write()?;
-        write(&transaction, contents, changes)?;
-        transaction.commit()?;
+        self.in_one(|transaction| write(transaction, contents, changes))
+    }
+
+    /// Writes everything anew, whatever is there, as the ledger of this number.
+    pub(super) fn rewrite(&mut self, contents: &Contents, id: Uuid) -> Result<(), Error> {
+        self.in_one(|transaction| {
+            transaction.open_table(ID)?.insert("id", id.as_u128())?;
+            transaction.delete_table(ROWS)?;
+            transaction.delete_table(SEEN)?;
+            transaction.delete_table(DELIVERIES)?;
+            write(transaction, contents, &everything(contents))
+        })?;
+        self.id = id;
         Ok(())
     }
 
-    /// Writes everything anew, whatever is there.
-    pub(super) fn rewrite(&self, contents: &Contents) -> Result<(), Error> {
-        let transaction = self.database.begin_write()?;
-        transaction.delete_table(ROWS)?;
-        transaction.delete_table(SEEN)?;
-        transaction.delete_table(DELIVERIES)?;
-        write(&transaction, contents, &everything(contents))?;
-        transaction.commit()?;
-        Ok(())
+    fn in_one(
+        &self,
+        work: impl FnOnce(&WriteTransaction) -> Result<(), Error>,
+    ) -> Result<(), Error> {
+        let done = calmly(|| {
+            let transaction = self.database.begin_write()?;
+            work(&transaction)?;
+            transaction.commit()?;
+            Ok(())
+        });
+        done.unwrap_or_else(|| Err(Error::Refused("it can't be written".to_owned())))
     }
 
     /// Gives pages back that nothing needs any more.
@@ -194,6 +220,11 @@ impl Store {
         self.database.compact()?;
         Ok(())
     }
+}
+
+/// `None` when it panics.
+fn calmly<T>(work: impl FnOnce() -> T) -> Option<T> {
+    std::panic::catch_unwind(AssertUnwindSafe(work)).ok()
 }
 
 fn write(
@@ -216,6 +247,9 @@ fn write(
     for epoch in &changes.ended {
         let of_epoch = (epoch.as_u128(), 0, "")..(epoch.as_u128(), u8::MAX, "");
         seen.retain_in(of_epoch, |_, _| false)?;
+    }
+    for epoch in &changes.begun {
+        seen.insert((epoch.as_u128(), BEGUN, ""), (0, 0))?;
     }
     for (epoch, kind, name) in &changes.seen {
         let tables = contents.seen.get(epoch);
@@ -257,6 +291,7 @@ fn everything(contents: &Contents) -> Changes {
             changes.seen.extend(seen.map(|name| (*epoch, kind, name)));
         }
     }
+    changes.begun = contents.seen.keys().copied().collect();
     changes.deliveries = contents.deliveries.keys().copied().collect();
     changes
 }
@@ -386,7 +421,7 @@ mod tests {
     fn what_is_written_is_read_again() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger.redb");
-        let (store, contents) = Store::open(&path).unwrap();
+        let (store, contents) = Store::open(&path, false).unwrap();
         let id = store.id;
         let mut book = Book::new(contents);
         let (gone, epoch) = (Uuid::new_v4(), Uuid::new_v4());
@@ -395,20 +430,25 @@ mod tests {
         commit(&store, &mut book);
         book.count(epoch, [reading("1", 3)]);
         book.end_all_but(&[epoch]);
-        book.report(&Of::All(Kind::User)).unwrap();
+        book.report(&Of::All(Kind::User), 1 << 20).unwrap();
         book.count(epoch, [reading("2", 4)]);
         let batch = book.batch(1).unwrap();
         book.settle(batch.unwrap());
         commit(&store, &mut book);
         let before = format!("{:?}", sorted(book.contents()));
         drop(store);
-        let (store, contents) = Store::open(&path).unwrap();
+        let (store, contents) = Store::open(&path, true).unwrap();
         assert_eq!(format!("{:?}", sorted(&contents)), before);
-        assert_eq!(store.id, id);
-        store.rewrite(&contents).unwrap();
+        assert_eq!((store.id, store.after_damage), (id, false));
         drop(store);
-        let (_, contents) = Store::open(&path).unwrap();
+        // The same ledger in another file.
+        std::fs::remove_file(&path).unwrap();
+        let (mut store, _) = Store::open(&path, true).unwrap();
+        store.rewrite(&contents, id).unwrap();
+        drop(store);
+        let (store, contents) = Store::open(&path, false).unwrap();
         assert_eq!(format!("{:?}", sorted(&contents)), before);
+        assert_eq!((store.id, store.after_damage), (id, true));
     }
 
     /// The same contents always as the same text.
@@ -447,14 +487,14 @@ mod tests {
     fn a_file_that_is_torn_or_something_else_is_damaged() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("ledger.redb");
-        let damaged = |what: &str| match Store::open(&path) {
+        let damaged = |what: &str| match Store::open(&path, false) {
             Err(Error::Damaged(_)) => {}
             other => panic!("{what}: {other:?}"),
         };
         std::fs::write(&path, "this is no ledger").unwrap();
         damaged("something else");
         std::fs::remove_file(&path).unwrap();
-        let (store, contents) = Store::open(&path).unwrap();
+        let (store, contents) = Store::open(&path, false).unwrap();
         let mut book = Book::new(contents);
         let epoch = Uuid::new_v4();
         let names: Vec<String> = (0..2000).map(|number| number.to_string()).collect();

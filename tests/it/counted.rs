@@ -15,6 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use raynode::proto::service::StatType;
 use serde_json::{Value, json};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tonic::Code;
 
 use crate::NODE;
@@ -22,7 +23,7 @@ use crate::held::control_answers;
 use crate::support::node::xray_version;
 use crate::support::script::{self, Conversation};
 use crate::support::usage::{Collecting, Collector};
-use crate::support::users::{id, numbered};
+use crate::support::users::{id, numbered, user};
 use crate::support::xray::{vless_config, vless_inbound};
 use crate::support::{Echo, NodeProcess, Panel, eventually, ports, times, vless};
 
@@ -172,17 +173,15 @@ async fn the_panels_own_client_is_told_every_byte_once() {
     client.tell(&json!("end")).await;
     let said = client.hear(patience).await;
     println!("the panel's client says {said} of {} bytes", used.bytes);
-    let (users, outbounds) = (&said["users"], &said["outbounds"]);
-    let outbound = outbounds["sum"].as_u64().unwrap();
-    let told = users["sum"].as_u64().unwrap();
+    let sum = |job: &str| said[job]["sum"].as_u64().unwrap();
+    let told = sum("users") + sum("outbounds");
     // Whether a reply arrived that a dying daemon had sent nobody knows; it counts as arrived.
-    for (sum, job) in [(told, users), (outbound, outbounds)] {
-        if job["failures"] == 0 {
-            assert_eq!(sum, used.bytes, "{said}");
-        } else {
-            assert!(sum <= used.bytes, "nothing comes twice: {said}");
-        }
-    }
+    let unsure = used.node.unsure();
+    assert!(told <= 2 * used.bytes, "nothing comes twice: {said}");
+    assert!(
+        told + unsure >= 2 * used.bytes,
+        "{unsure} are unsure: {said}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -238,7 +237,8 @@ async fn two_who_read_at_once_never_get_the_same() {
 async fn a_core_that_is_killed_costs_one_harvest_at_most() {
     let mut used = Used::new(OFTEN).await;
     let (mut read, mut at_risk) = (0, 0);
-    for round in 0..times(4, 40) {
+    // After ten deaths in a row a core would stay down.
+    for round in 0..times(4, 8) {
         used.exchange().await;
         if round % 2 == 0 {
             // Longer than a harvest takes to come by.
@@ -372,8 +372,13 @@ async fn a_ledger_that_can_not_be_opened_costs_no_byte() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_damaged_ledger_stops_nothing_and_bills_nothing_twice() {
     let mut used = Used::new(OFTEN).await;
+    // Somebody is online all the time, and used something.
+    let target = used.echo.address;
+    let mut held = vless::connect(used.inbound, id("1"), target).await.unwrap();
+    held.write_all(&[7; 100]).await.unwrap();
+    held.read_exact(&mut [0; 102]).await.unwrap();
     used.exchange().await;
-    assert_eq!(used.read().await, used.bytes);
+    assert_eq!(used.read().await, used.bytes + 200);
     let ledger = used.node.folder().join("state/ledger.redb");
     used.node.kill();
     let whole = std::fs::read(&ledger).unwrap();
@@ -389,6 +394,58 @@ async fn a_damaged_ledger_stops_nothing_and_bills_nothing_twice() {
     assert_eq!(used.read().await, 2 * (USERS * BYTES) as u64);
     assert!(used.node.log().contains("is moved aside"));
     assert!(ledger.with_extension("redb.damaged").exists());
+}
+
+/// A panel's Start that takes another core, while the ledger can't be read.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_a_core_had_counted_is_known_when_the_ledger_can_be_read() {
+    let mut used = Used::new(OFTEN).await;
+    used.exchange().await;
+    used.node.kill();
+    let ledger = used.node.folder().join("state/ledger.redb");
+    let path = ledger.display().to_string();
+    let Some(bound) = Mounted::new(&["--bind", &path], &ledger) else {
+        return;
+    };
+    let mut read_only = Command::new("mount");
+    read_only.args(["-o", "remount,bind,ro"]).arg(&ledger);
+    assert!(read_only.status().unwrap().success());
+    used.node.launch();
+    control_answers(&used.panel).await;
+    used.exchange().await;
+    used.exchange_the_core().await;
+    used.exchange().await;
+    drop(bound);
+    assert_eq!(used.read_when_it_can().await, used.bytes);
+}
+
+/// What does not fit into a reply comes with the next one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_report_is_never_larger_than_a_reply_may_be() {
+    let node = NodeProcess::start_with(NODE, &[("MAX_MESSAGE_SIZE", "1MiB")]);
+    let panel = Panel::of(&node);
+    let (inbound, echo) = (ports::free(), Echo::start().await);
+    let emails: Vec<String> = (0..2500).map(|user| format!("{user:0>250}")).collect();
+    let users: Vec<_> = emails.iter().map(|email| user(email, &["vless"])).collect();
+    panel.start(&vless_config(inbound), &[]).await.unwrap();
+    for some in users.chunks(500) {
+        panel.sync_each(some.to_vec()).await.unwrap();
+    }
+    let target = echo.address;
+    futures_util::stream::iter(emails.iter().enumerate())
+        .map(|(user, email)| vless::echo_from(vless::address(user), inbound, id(email), target, 10))
+        .buffer_unordered(50)
+        .for_each(async |used| used.unwrap())
+        .await;
+    let mut told = 0;
+    let mut reports = 0;
+    while told < 2500 * 20 {
+        let stats = panel.stats(StatType::UsersStat, "", true).await.unwrap();
+        assert!(!stats.is_empty(), "{told} were told");
+        told += stats.iter().map(|stat| stat.value).sum::<i64>();
+        reports += 1;
+    }
+    assert_eq!((told, reports), (2500 * 20, 2));
 }
 
 #[tokio::test(flavor = "multi_thread")]

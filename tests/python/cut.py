@@ -77,6 +77,9 @@ class Client:
     def has_read(self, count):
         """Ends where the case says so."""
         self.read += count
+        if self.read >= self.case.get("pauses", self.read + 1):
+            del self.case["pauses"]
+            time.sleep(65)
         limit = self.case["read"]
         if isinstance(limit, int) and self.read >= limit:
             self.end()
@@ -89,11 +92,27 @@ class Client:
             self.cancel()
             # The rest of the connection goes on for a moment.
             time.sleep(SILENCE / 2)
+        if then == "goodbye":
+            self.say_goodbye()
+        elif then == "again":
+            self.ask_again()
         if then == "close":
             self.socket.close()
         elif then == "kill":
             os.kill(os.getpid(), signal.SIGKILL)
         raise Ended
+
+    def say_goodbye(self):
+        """Ends TLS in order, and TCP a moment later."""
+        self.socket.setblocking(False)
+        try:
+            self.socket.unwrap()
+        except (ssl.SSLError, OSError):
+            pass
+        time.sleep(SILENCE / 4)
+
+    def ask_again(self):
+        pass
 
     def complete(self, message):
         self.say({"sum": total(message), "length": self.read})
@@ -185,6 +204,12 @@ class Http1(Client):
                 self.has_read(len(fresh))
         return answer
 
+    def ask_again(self):
+        """And ends with the reply unread."""
+        self.socket.sendall(f"GET /info HTTP/1.1\r\nHost: node\r\nx-api-key: {SETUP['api_key']}\r\n\r\n".encode())
+        time.sleep(SILENCE / 4)
+        os.kill(os.getpid(), signal.SIGKILL)
+
 
 def firewall(drop):
     """Drops packets of the node's port in this network namespace, after so many bytes of them."""
@@ -202,6 +227,9 @@ def main():
         os.setns(os.open(SETUP["netns"], os.O_RDONLY), os.CLONE_NEWNET)
     for line in sys.stdin:
         case = json.loads(line)
+        stays_cut_off = case.get("vanishes") or case.get("mute")
+        if stays_cut_off:
+            subprocess.run(["nft", "flush", "ruleset"], check=True)
         heard, told = os.pipe()
         child = os.fork()
         if child == 0:
@@ -217,7 +245,8 @@ def main():
         with os.fdopen(heard) as said:
             words = said.read()
         os.waitpid(child, 0)
-        if "netns" in SETUP:
+        # Its kernel's last words come through, unless it is never heard of again.
+        if "netns" in SETUP and not stays_cut_off:
             subprocess.run(["nft", "flush", "ruleset"], check=True)
         print(words or "null", flush=True)
 

@@ -34,6 +34,13 @@ pub fn xray_binary() -> PathBuf {
     }
 }
 
+/// The field `bytes` of a line of the log.
+pub fn bytes_of(line: &str) -> u64 {
+    let (_, bytes) = line.rsplit_once("bytes=").unwrap();
+    let digits = bytes.split_whitespace().next().unwrap();
+    digits.parse().unwrap()
+}
+
 pub fn xray_version() -> (u32, u32, u32) {
     let output = Command::new(xray_binary()).arg("version").output().unwrap();
     let text = String::from_utf8(output.stdout).unwrap();
@@ -175,6 +182,15 @@ impl NodeProcess {
     /// What the node said of itself.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.log_path()).unwrap_or_default()
+    }
+
+    /// How many bytes of reports nobody can know of whether they arrived.
+    pub fn unsure(&self) -> u64 {
+        let log = self.log();
+        let unsure = log
+            .lines()
+            .filter(|line| line.contains("nobody can know whether"));
+        unsure.map(bytes_of).sum()
     }
 
     /// The processes that the node started and that are alive.

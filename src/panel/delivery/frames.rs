@@ -9,8 +9,10 @@ use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker, ready};
+use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::time::Sleep;
 use tokio_rustls::server::TlsStream;
 
 use super::parser::{
@@ -22,6 +24,8 @@ use super::{Case, Metered, Question, Wire};
 const RECORD: usize = 16_384;
 /// A whole PING frame.
 const QUESTION: usize = 17;
+/// How long the end of TCP is waited for behind the end of TLS.
+const FAREWELL: Duration = Duration::from_secs(2);
 /// How much is read when a connection is over.
 const LEFTOVER: usize = 4096;
 
@@ -47,6 +51,8 @@ pub(in crate::panel) struct Frames {
     greeted: bool,
     /// Bytes on their way into TLS.
     record: Vec<u8>,
+    /// Runs when the peer has ended TLS.
+    farewell: Option<Pin<Box<Sleep>>>,
     /// Reports whose last byte TLS has and the kernel perhaps not.
     ended: Vec<Arc<Case>>,
 }
@@ -60,6 +66,7 @@ impl Frames {
             outgoing: Parser::default(),
             greeted: false,
             record: Vec::new(),
+            farewell: None,
             ended: Vec::new(),
         }
     }
@@ -116,6 +123,28 @@ impl Frames {
         Poll::Ready(Ok(taken))
     }
 
+    /// The peer has ended TLS. How it ends TCP says whether it has left something unread, and is heard
+    /// before we say goodbye: that would be left unread, too.
+    fn hear_the_end(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        let farewell = self
+            .farewell
+            .get_or_insert_with(|| Box::pin(tokio::time::sleep(FAREWELL)));
+        if !self.wire.has_reports() || farewell.as_mut().poll(cx).is_ready() {
+            return Poll::Ready(());
+        }
+        let mut bytes = [0; 256];
+        loop {
+            let mut buf = ReadBuf::new(&mut bytes);
+            let (tcp, _) = self.tls.get_mut();
+            match Pin::new(tcp).poll_read(cx, &mut buf) {
+                // Nothing that comes behind the end of TLS means anything.
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {}
+                Poll::Ready(_) => return Poll::Ready(()),
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+    }
+
     fn hear(&mut self, mut bytes: &[u8]) {
         if let Speech::Unknown(known) = self.speech {
             let (_, expected) = PREFACE.split_at(known);
@@ -134,6 +163,7 @@ impl Frames {
             }
         }
         let Speech::Http2 { incoming } = &mut self.speech else {
+            self.wire.asks_for_more();
             return;
         };
         while !bytes.is_empty() {
@@ -218,13 +248,17 @@ impl AsyncRead for Frames {
         cx: &mut Context<'_>,
         buf: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
-        let before = buf.filled().len();
-        ready!(Pin::new(&mut self.tls).poll_read(cx, buf))?;
-        let (_, fresh) = buf.filled().split_at(before);
-        if !fresh.is_empty() {
-            self.hear(fresh);
+        if self.farewell.is_none() {
+            let (before, room) = (buf.filled().len(), buf.remaining());
+            ready!(Pin::new(&mut self.tls).poll_read(cx, buf))?;
+            let (_, fresh) = buf.filled().split_at(before);
+            if !fresh.is_empty() || room == 0 {
+                self.hear(fresh);
+                return Poll::Ready(Ok(()));
+            }
+            self.wire.peer_ended_tls();
         }
-        Poll::Ready(Ok(()))
+        self.hear_the_end(cx).map(Ok)
     }
 }
 
@@ -275,8 +309,11 @@ impl Drop for Frames {
             let mut buf = ReadBuf::new(&mut bytes);
             match Pin::new(&mut self.tls).poll_read(&mut cx, &mut buf) {
                 Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
-                    let filled = buf.filled().to_vec();
-                    self.hear(&filled);
+                    // Over HTTP/1.1 it says nothing that is of use any more.
+                    if let Speech::Http2 { .. } = self.speech {
+                        let filled = buf.filled().to_vec();
+                        self.hear(&filled);
+                    }
                 }
                 _ => break,
             }

@@ -26,21 +26,28 @@ pub(super) struct Evidence {
     pub(super) closed: bool,
     /// The peer has ended its side in order.
     pub(super) eof: bool,
+    /// The peer has ended TLS, in order.
+    pub(super) ended_tls: bool,
     /// We have begun to close the connection.
     pub(super) goodbye: bool,
     /// The connection is over: nobody reads from it or writes to it any more.
     pub(super) over: bool,
+    /// It has been over for a while, and nothing was heard of the peer.
+    pub(super) silent: bool,
     /// The report was thrown away before it was complete.
     pub(super) discarded: bool,
+    /// An error was sent in its place.
+    pub(super) replaced: bool,
     /// The client has cancelled the call.
     pub(super) reset_stream: bool,
-    /// The client has answered the question that came right behind the report.
+    /// The client has answered the question that came right behind the report; over HTTP/1.1, where there is
+    /// none, it has asked for something else since its kernel acknowledged the report.
     pub(super) pong: bool,
-    /// It has answered an earlier one.
+    /// It has answered an earlier question.
     pub(super) answered: bool,
     /// It has been a while since the first sign that the report arrived.
     pub(super) rested: bool,
-    /// It has been very long.
+    /// It has been very long since anything went forward.
     pub(super) late: bool,
 }
 
@@ -55,49 +62,53 @@ pub(super) enum Verdict {
     Unsure,
     /// It is not over yet.
     Wait,
+    /// It never will be unless the connection ends: what is on its way there must not arrive after all.
+    GiveUp,
 }
 
 /// The first rule that holds decides.
 pub(super) fn judge(seen: &Evidence) -> Verdict {
-    use Verdict::{Arrived, Lost, Unsure, Wait};
+    use Verdict::{Arrived, GiveUp, Lost, Unsure, Wait};
 
     // A client that has seen the end of a stream does not cancel it. That one may come behind the answer:
     // the library answers, the call inside it has run out of time.
-    if seen.reset_stream {
+    if seen.reset_stream || seen.replaced {
         return Lost;
     }
     if seen.pong {
-        return if seen.rested || seen.over {
-            Arrived
-        } else {
-            Wait
-        };
+        let is_final = seen.rested || seen.over || !seen.http2;
+        return if is_final { Arrived } else { Wait };
     }
+    let wait = if seen.late && !seen.over {
+        GiveUp
+    } else {
+        Wait
+    };
     // The last TLS record is not whole, so nobody can read it.
     let Some(end) = seen.end else {
         return if seen.discarded || seen.over {
             Lost
         } else {
-            Wait
+            wait
         };
     };
     let acked = seen.acked >= end;
     // Our own FIN counts as one byte.
     let kept_here = !acked && seen.written.saturating_sub(seen.unsent) + 1 < end;
+    // What the kernel still has does not leave any more when the connection is over.
+    if seen.over && kept_here {
+        return Lost;
+    }
     if seen.http2 {
-        if seen.over {
-            return match seen.closed || seen.eof {
-                _ if kept_here => Lost,
-                // Its library answers before anything else; one that has ended without has not read it.
-                true if seen.answered => Lost,
-                true if acked && seen.eof => Arrived,
-                true => Lost,
-                false => Unsure,
-            };
-        }
-        if seen.answered || !seen.late {
-            return Wait;
-        }
+        return match seen.closed || seen.eof || seen.ended_tls {
+            _ if !seen.over => wait,
+            // Its library answers before anything else; one that has ended without has not read it.
+            true if seen.answered => Lost,
+            true if acked && seen.eof => Arrived,
+            true => Lost,
+            false if seen.silent => Unsure,
+            false => Wait,
+        };
     }
     match (seen.closed, seen.eof) {
         // A byte that nobody has read turns the end of a connection into a reset; and a reset makes the
@@ -106,12 +117,11 @@ pub(super) fn judge(seen: &Evidence) -> Verdict {
         (true, _) if acked => Arrived,
         _ if acked && (seen.rested || seen.eof) => Arrived,
         _ if acked => Wait,
-        _ if kept_here && (seen.closed || seen.late) => Lost,
         // The peer's FIN came with its last acknowledgement.
         (true, true) => Lost,
         (true, false) => Unsure,
-        _ if seen.late => Unsure,
-        _ => Wait,
+        _ if seen.silent => Unsure,
+        _ => wait,
     }
 }
 
@@ -228,20 +238,60 @@ mod tests {
                 Verdict::Lost,
                 "has left it unread",
             ),
-            (over, Verdict::Unsure, "silence"),
-            (answered, Verdict::Unsure, "silence"),
+            (over, Verdict::Wait, "its last word may be on its way"),
+            (
+                Evidence {
+                    silent: true,
+                    ..over
+                },
+                Verdict::Unsure,
+                "silence",
+            ),
+            (
+                Evidence {
+                    silent: true,
+                    ..answered
+                },
+                Verdict::Unsure,
+                "silence",
+            ),
+            (
+                Evidence {
+                    ended_tls: true,
+                    ..answered
+                },
+                Verdict::Lost,
+                "left without an answer",
+            ),
+            (
+                Evidence {
+                    replaced: true,
+                    ..pong
+                },
+                Verdict::Lost,
+                "it was an error",
+            ),
+            (
+                Evidence {
+                    end: None,
+                    late: true,
+                    ..sent
+                },
+                Verdict::GiveUp,
+                "stuck",
+            ),
             (
                 Evidence {
                     answered: true,
                     late: true,
                     ..sent
                 },
-                Verdict::Wait,
-                "it will answer",
+                Verdict::GiveUp,
+                "it answers no more",
             ),
             (
                 Evidence { late: true, ..sent },
-                Verdict::Unsure,
+                Verdict::GiveUp,
                 "it never answers",
             ),
             (
@@ -251,7 +301,7 @@ mod tests {
                     rested: true,
                     ..sent
                 },
-                Verdict::Arrived,
+                Verdict::GiveUp,
                 "it never answers, its kernel has it",
             ),
         ];
@@ -261,6 +311,7 @@ mod tests {
     }
 
     #[test]
+    #[expect(clippy::too_many_lines, reason = "it is one table")]
     fn over_http1_there_is_only_the_kernels_word() {
         let sent = sent(false);
         let acked = Evidence {
@@ -320,8 +371,8 @@ mod tests {
                     late: true,
                     ..sent
                 },
-                Verdict::Lost,
-                "half of it never left",
+                Verdict::GiveUp,
+                "it reads no more",
             ),
             (
                 Evidence {
@@ -341,7 +392,21 @@ mod tests {
                 Verdict::Unsure,
                 "reset behind our goodbye",
             ),
-            (Evidence { late: true, ..sent }, Verdict::Unsure, "silence"),
+            (Evidence { late: true, ..sent }, Verdict::GiveUp, "silence"),
+            (
+                Evidence {
+                    over: true,
+                    silent: true,
+                    ..sent
+                },
+                Verdict::Unsure,
+                "silence",
+            ),
+            (
+                Evidence { pong: true, ..sent },
+                Verdict::Arrived,
+                "it asks for more",
+            ),
             (
                 Evidence { over: true, ..sent },
                 Verdict::Wait,

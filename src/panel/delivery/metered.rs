@@ -33,6 +33,13 @@ impl Meter {
         self.failed.load(Ordering::Acquire)
     }
 
+    /// The peer has ended its side, unless something went wrong before.
+    pub(super) fn end(&self) {
+        if !self.has_failed() {
+            self.eof.store(true, Ordering::Release);
+        }
+    }
+
     /// From now on an end says nothing.
     pub(super) fn fail(&self) {
         self.failed.store(true, Ordering::Release);
@@ -74,9 +81,7 @@ impl AsyncRead for Metered {
         let read = ready!(Pin::new(&mut self.tcp).poll_read(cx, buf));
         match &read {
             Ok(()) if room > 0 && buf.filled().len() == before => {
-                if !self.meter.has_failed() {
-                    self.meter.eof.store(true, Ordering::Release);
-                }
+                self.meter.end();
             }
             Ok(()) => {}
             Err(_) => self.meter.fail(),

@@ -14,13 +14,14 @@ mod tcp_info;
 use std::collections::HashMap;
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::time::{Duration, Instant};
 
 use http::{HeaderName, HeaderValue, Version};
 use nix::sys::socket::{setsockopt, sockopt};
 use tokio::net::TcpStream;
 use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 pub(super) use self::frames::Frames;
@@ -38,8 +39,10 @@ const FIRST_LOOK: Duration = Duration::from_micros(300);
 const LOOK: Duration = Duration::from_millis(20);
 /// How long a report rests that seems to have arrived: a cancel may still be on its way.
 const REST: Duration = Duration::from_secs(1);
-/// How long something is waited for on a connection that lives.
+/// How long a connection on which nothing goes forward is kept for a report.
 const BOUND: Duration = Duration::from_secs(60);
+/// How long the peer's last word is waited for when a connection is over.
+const LAST_WORD: Duration = Duration::from_secs(5);
 
 /// One connection, as far as reports are concerned.
 #[derive(Debug)]
@@ -50,7 +53,9 @@ pub(super) struct Wire {
     cases: Mutex<Cases>,
     answered: AtomicBool,
     goodbye: AtomicBool,
-    over: AtomicBool,
+    ended_tls: AtomicBool,
+    over: OnceLock<Instant>,
+    given_up: CancellationToken,
     news: Notify,
     watchers: TaskTracker,
 }
@@ -71,6 +76,7 @@ struct Case {
     end: AtomicU64,
     complete: AtomicBool,
     discarded: AtomicBool,
+    replaced: AtomicBool,
     reset_stream: AtomicBool,
     pong: AtomicBool,
     answered_before: bool,
@@ -124,7 +130,9 @@ impl Wire {
             cases: Mutex::default(),
             answered: AtomicBool::new(false),
             goodbye: AtomicBool::new(false),
-            over: AtomicBool::new(false),
+            ended_tls: AtomicBool::new(false),
+            over: OnceLock::new(),
+            given_up: CancellationToken::new(),
             news: Notify::new(),
             watchers,
         })
@@ -151,6 +159,7 @@ impl Wire {
                 end: AtomicU64::new(0),
                 complete: AtomicBool::new(false),
                 discarded: AtomicBool::new(false),
+                replaced: AtomicBool::new(false),
                 reset_stream: AtomicBool::new(false),
                 pong: AtomicBool::new(false),
                 answered_before: self.answered.load(Ordering::Relaxed),
@@ -165,6 +174,11 @@ impl Wire {
         let watch = watch(Arc::clone(self), Arc::clone(&case), ticket);
         self.watchers.spawn(watch);
         ((HEADER, value), Track { case })
+    }
+
+    /// Returns when the connection has to end, because a report on it gets nowhere.
+    pub(super) async fn given_up(&self) {
+        self.given_up.cancelled().await;
     }
 
     fn with_cases<T>(&self, look: impl FnOnce(&mut Cases) -> T) -> T {
@@ -244,6 +258,31 @@ impl Wire {
         self.news.notify_waiters();
     }
 
+    /// The client says something over HTTP/1.1: it has read what its kernel has acknowledged.
+    fn asks_for_more(&self) {
+        self.with_cases(|cases| {
+            for case in cases.open.iter().filter(|case| !case.http2) {
+                let end = case.end.load(Ordering::Acquire);
+                if end > 0 && self.info().acked() >= end {
+                    case.pong.store(true, Ordering::Release);
+                }
+            }
+        });
+        self.news.notify_waiters();
+    }
+
+    fn peer_ended_tls(&self) {
+        self.ended_tls.store(true, Ordering::Release);
+    }
+
+    fn has_reports(&self) -> bool {
+        self.with_cases(|cases| !cases.open.is_empty())
+    }
+
+    fn info(&self) -> Info {
+        self.socket.as_ref().and_then(Info::of).unwrap_or_default()
+    }
+
     /// HTTP closes the connection: because it wants to, unless something went wrong before.
     fn says_goodbye(&self) {
         if !self.meter.has_failed() {
@@ -256,7 +295,7 @@ impl Wire {
         // come out later.
         if let Some(socket) = &self.socket
             && !self.meter.eof()
-            && self.with_cases(|cases| !cases.open.is_empty())
+            && self.has_reports()
         {
             let reset = libc::linger {
                 l_onoff: 1,
@@ -266,17 +305,20 @@ impl Wire {
                 tracing::debug!(%error, "what is left of a connection may still be sent");
             }
         }
-        self.over.store(true, Ordering::Release);
+        self.over.get_or_init(Instant::now);
         self.news.notify_waiters();
     }
 
-    fn evidence(&self, case: &Case, age: Duration, signs: &mut Option<Instant>) -> Evidence {
-        let over = self.over.load(Ordering::Acquire);
+    fn evidence(&self, case: &Case, seen: &mut Seen) -> Evidence {
+        let over = self.over.get();
         let end = Some(case.end.load(Ordering::Acquire)).filter(|end| *end > 0);
-        let info = self.socket.as_ref().and_then(Info::of).unwrap_or_default();
+        let info = self.info();
         let pong = case.pong.load(Ordering::Acquire);
         if pong || end.is_some_and(|end| info.acked() >= end) {
-            signs.get_or_insert_with(Instant::now);
+            seen.signs.get_or_insert_with(Instant::now);
+        }
+        if info.acked() > seen.acked {
+            (seen.acked, seen.forward) = (info.acked(), Instant::now());
         }
         Evidence {
             http2: case.http2,
@@ -286,30 +328,50 @@ impl Wire {
             unsent: info.unsent(),
             closed: info.is_closed(),
             eof: self.meter.eof(),
+            ended_tls: self.ended_tls.load(Ordering::Acquire),
             goodbye: self.goodbye.load(Ordering::Acquire),
-            over,
+            over: over.is_some(),
+            silent: over.is_some_and(|since| since.elapsed() >= LAST_WORD),
+            replaced: case.replaced.load(Ordering::Acquire),
             discarded: case.discarded.load(Ordering::Acquire),
             reset_stream: case.reset_stream.load(Ordering::Acquire),
             pong,
             answered: case.answered_before || self.answered.load(Ordering::Acquire),
-            rested: signs.is_some_and(|since| since.elapsed() >= REST),
-            late: age >= BOUND,
+            rested: seen.signs.is_some_and(|since| since.elapsed() >= REST),
+            late: seen.forward.elapsed() >= BOUND,
         }
     }
 }
 
+/// What is remembered from one look to the next.
+struct Seen {
+    acked: u64,
+    /// When something went forward last.
+    forward: Instant,
+    /// When the first sign came that it arrived.
+    signs: Option<Instant>,
+}
+
 /// Looks at a report until its verdict is known.
 async fn watch(wire: Arc<Wire>, case: Arc<Case>, ticket: Ticket) {
-    let began = Instant::now();
-    let (mut pause, mut signs) = (FIRST_LOOK, None);
+    let mut pause = FIRST_LOOK;
+    let mut seen = Seen {
+        acked: 0,
+        forward: Instant::now(),
+        signs: None,
+    };
     loop {
         let news = wire.news.notified();
-        let evidence = wire.evidence(&case, began.elapsed(), &mut signs);
-        match judge(&evidence) {
+        let evidence = wire.evidence(&case, &mut seen);
+        let verdict = judge(&evidence);
+        match verdict {
             Verdict::Arrived => ticket.arrived(),
             Verdict::Lost => ticket.lost(),
             Verdict::Unsure => ticket.unsure(),
-            Verdict::Wait => {
+            Verdict::Wait | Verdict::GiveUp => {
+                if verdict == Verdict::GiveUp {
+                    wire.given_up.cancel();
+                }
                 drop(tokio::time::timeout(pause, news).await);
                 pause = pause.mul_f32(1.5).min(LOOK);
                 continue;
@@ -363,6 +425,11 @@ impl Track {
     /// HTTP has taken the last of it.
     pub(super) fn complete(&self) {
         self.case.complete.store(true, Ordering::Release);
+    }
+
+    /// What the client gets is an error.
+    pub(super) fn replaced(&self) {
+        self.case.replaced.store(true, Ordering::Release);
     }
 }
 

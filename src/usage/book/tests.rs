@@ -3,6 +3,8 @@ use proptest::prelude::*;
 use super::*;
 use crate::usage::counter::Direction;
 
+/// Room for everything.
+const REPLY: usize = 1 << 20;
 const USERS: [&str; 3] = ["1", "2", "3"];
 
 fn reading(name: &str, direction: Direction, value: u64) -> Reading<'_> {
@@ -71,12 +73,12 @@ fn a_delivery_is_out_of_everybodys_reach_until_it_is_judged() {
     let mut book = Book::default();
     let epoch = Uuid::new_v4();
     book.count(epoch, [reading("1", Direction::Up, 10)]);
-    let first = book.report(&Of::All(Kind::User)).unwrap().unwrap();
-    assert_eq!(book.report(&Of::All(Kind::User)), Ok(None));
+    let first = book.report(&Of::All(Kind::User), REPLY).unwrap().unwrap();
+    assert_eq!(book.report(&Of::All(Kind::User), REPLY), Ok(None));
     assert_eq!(book.batch(10), Ok(None));
     book.count(epoch, [reading("1", Direction::Up, 12)]);
     let one = Of::One(Kind::User, "1".to_owned());
-    let second = book.report(&one).unwrap().unwrap();
+    let second = book.report(&one, REPLY).unwrap().unwrap();
     assert_eq!(book.delivery(second).unwrap().entries[0].bytes.up, 2);
     assert_eq!(book.put_back(first).unwrap().bytes, 10);
     assert_eq!(book.put_back(first), None, "a second judgement is none");
@@ -102,8 +104,24 @@ fn batches_come_in_order_until_they_have_their_receipt() {
     assert!(!book.receipt(first), "a repeated receipt is harmless");
     assert_eq!(book.batch_after(0), Some(second));
     book.count(epoch, [reading("1", Direction::Up, 11)]);
-    let report = book.report(&Of::All(Kind::User)).unwrap().unwrap();
+    let report = book.report(&Of::All(Kind::User), REPLY).unwrap().unwrap();
     assert!(!book.receipt(report), "a report is no batch");
+}
+
+#[test]
+fn what_does_not_fit_comes_with_the_next_report() {
+    let mut book = Book::default();
+    for name in USERS {
+        book.count(Uuid::nil(), [reading(name, Direction::Up, 10)]);
+    }
+    let two = 4 * (1 + ENTRY);
+    for entries in [Some(2), Some(1), None] {
+        let id = book.report(&Of::All(Kind::User), two).unwrap();
+        assert_eq!(
+            id.map(|id| book.delivery(id).unwrap().entries.len()),
+            entries
+        );
+    }
 }
 
 #[test]
@@ -112,10 +130,10 @@ fn there_are_only_so_many_deliveries() {
     let epoch = Uuid::new_v4();
     for value in 1..=MAX_REPORTS as u64 {
         book.count(epoch, [reading("1", Direction::Up, value)]);
-        book.report(&Of::All(Kind::User)).unwrap();
+        book.report(&Of::All(Kind::User), REPLY).unwrap();
     }
     book.count(epoch, [reading("1", Direction::Up, 1000)]);
-    assert!(book.report(&Of::All(Kind::User)).is_err());
+    assert!(book.report(&Of::All(Kind::User), REPLY).is_err());
     assert_eq!(pending(&book, "1").up, 1000 - MAX_REPORTS as u64);
 }
 
@@ -146,7 +164,7 @@ fn what_nobody_collects_is_kept_for_so_long_and_no_longer() {
     book.count(epoch, [reading("1", Direction::Up, 16)]);
     assert_eq!(pending(&book, "1").up, 1);
     // Who has nothing pending and uses nothing is forgotten.
-    let report = book.report(&Of::All(Kind::User)).unwrap().unwrap();
+    let report = book.report(&Of::All(Kind::User), REPLY).unwrap().unwrap();
     book.settle(report);
     book.pass(200);
     book.expire(100);
@@ -249,7 +267,7 @@ impl World {
                     None => Of::All(Kind::User),
                     Some(user) => Of::One(Kind::User, USERS[user].to_owned()),
                 };
-                self.book.report(&of).unwrap();
+                self.book.report(&of, REPLY).unwrap();
             }
             Event::Batch { limit } => {
                 self.book.batch(limit).ok();

@@ -4,15 +4,16 @@ use crate::usage::book::Of;
 const POLICY: Policy = Policy {
     harvest_interval: Duration::from_secs(2),
     retention: Duration::from_secs(31 * 86_400),
+    reply: 64 << 20,
     unsure: Unsure::Settle,
 };
 
-fn says(counters: &[(&str, i64)]) -> Readings {
+fn says(counters: &[(&str, i64)]) -> Vec<Readings> {
     let counters = counters.iter().map(|(name, value)| Counter {
         name: format!("user>>>{name}>>>traffic>>>downlink"),
         value: *value,
     });
-    Readings::Counters(counters.collect())
+    vec![Readings::Sweep(counters.collect())]
 }
 
 async fn all(ledger: &Ledger) -> Report {
@@ -121,6 +122,14 @@ async fn a_damaged_ledger_is_moved_aside_and_nothing_is_billed_twice() {
     let ledger = Ledger::open(folder.path(), POLICY);
     let (old, new) = (Epoch::new_v4(), Epoch::new_v4());
     ledger.adopt(old);
+    // Some counters are no beginning.
+    let some = vec![Readings::Some(vec![Counter {
+        name: "user>>>1>>>traffic>>>downlink".to_owned(),
+        value: 90,
+    }])];
+    ledger.count(old, some).await.unwrap();
+    let ledger = again(ledger, folder.path(), POLICY).await;
+    ledger.adopt(old);
     ledger.count(old, says(&[("1", 100)])).await.unwrap();
     ledger.count(old, says(&[("1", 107)])).await.unwrap();
     ledger.count(new, says(&[("1", 10)])).await.unwrap();
@@ -134,13 +143,42 @@ async fn a_disk_that_refuses_costs_nothing_that_was_counted() {
     let folder = root.path().join("state");
     let ledger = Ledger::open(&folder, POLICY);
     let epoch = Epoch::new_v4();
-    // Nothing is read before it is known what was.
-    let counted = ledger.count(epoch, says(&[("1", 10)])).await;
-    assert!(matches!(counted, Err(Error::Disk { .. })), "{counted:?}");
+    ledger.count(epoch, says(&[("1", 10)])).await.unwrap();
+    // A core that has ended meanwhile.
+    ledger
+        .count(Epoch::new_v4(), says(&[("2", 5)]))
+        .await
+        .unwrap();
+    ledger.only_epochs(vec![epoch]);
     let refused = ledger.report(Of::All(Kind::User)).await.unwrap_err();
     assert!(refused.to_string().contains("nothing is lost"), "{refused}");
     std::fs::create_dir(&folder).unwrap();
     tokio::time::sleep(RETRY + Duration::from_millis(100)).await;
     ledger.count(epoch, says(&[("1", 12)])).await.unwrap();
-    assert_eq!(bytes(&all(&ledger).await.entries), 12);
+    assert_eq!(bytes(&all(&ledger).await.entries), 17);
+}
+
+#[tokio::test]
+async fn a_ledger_that_is_written_anew_is_the_same_ledger() {
+    let root = tempfile::tempdir().unwrap();
+    let (folder, away) = (root.path().join("state"), root.path().join("away"));
+    std::fs::create_dir(&folder).unwrap();
+    let ledger = Ledger::open(&folder, POLICY);
+    let epoch = Epoch::new_v4();
+    ledger.count(epoch, says(&[("1", 10)])).await.unwrap();
+    let batch = ledger.batch(String::new(), 10).await.unwrap().unwrap();
+    // The next daemon's disk loses the file under it and refuses for a while.
+    let ledger = again(ledger, &folder, POLICY).await;
+    let same = ledger.batch(String::new(), 10).await.unwrap().unwrap();
+    assert_eq!(same, batch);
+    ledger.close().await;
+    std::fs::rename(&folder, &away).unwrap();
+    std::fs::create_dir(&folder).unwrap();
+    let (mut store, _) = Store::open(&folder.join("ledger.redb"), false).unwrap();
+    let (old, contents) = Store::open(&away.join("ledger.redb"), false).unwrap();
+    store.rewrite(&contents, old.id).unwrap();
+    drop(store);
+    let ledger = Ledger::open(&folder, POLICY);
+    let same = ledger.batch(String::new(), 10).await.unwrap().unwrap();
+    assert_eq!(same, batch);
 }
