@@ -228,7 +228,7 @@ def main():
     for line in sys.stdin:
         case = json.loads(line)
         stays_cut_off = case.get("vanishes") or case.get("mute")
-        if stays_cut_off:
+        if "netns" in SETUP:
             subprocess.run(["nft", "flush", "ruleset"], check=True)
         heard, told = os.pipe()
         child = os.fork()
