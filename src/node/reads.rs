@@ -150,11 +150,16 @@ impl Node {
     /// # Errors
     /// When the cursor is none, the disk refuses, or too many batches wait for their receipt.
     pub async fn collect(&self, cursor: String, limit: usize) -> Result<Option<Batch>, Error> {
+        let ledger = self.harvester.ledger();
+        // The core is not asked for what was handed out before.
+        if let Some(batch) = ledger.batch(cursor.clone(), 0).await? {
+            return Ok(Some(batch));
+        }
         if let Ok(serving) = self.serving() {
             self.read_counters(&serving.source, &Of::All(Kind::User))
                 .await;
         }
-        Ok(self.harvester.ledger().batch(cursor, limit).await?)
+        Ok(ledger.batch(cursor, limit).await?)
     }
 
     /// These batches have arrived; returns how many of them had no receipt before.

@@ -235,8 +235,11 @@ impl http_body::Body for Counted {
     }
 
     fn is_end_stream(&self) -> bool {
-        // The end of a report has a frame of its own, so that it is seen.
-        self.report.is_none() && self.body.is_end_stream()
+        match &self.report {
+            // What ends a report is seen on the wire: its last bytes, or trailers behind them.
+            Some(report) => report.left == Some(0),
+            None => self.body.is_end_stream(),
+        }
     }
 
     fn size_hint(&self) -> SizeHint {

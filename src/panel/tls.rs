@@ -27,6 +27,8 @@ pub fn acceptor(
         .with_safe_default_protocol_versions()?
         .with_client_cert_verifier(clients)
         .with_cert_resolver(certificate);
-    config.alpn_protocols = vec![b"h2".to_vec(), b"http/1.1".to_vec()];
+    config.alpn_protocols = [&b"h2"[..], b"http/1.1", b"http/1.0"]
+        .map(Vec::from)
+        .to_vec();
     Ok(TlsAcceptor::from(Arc::new(config)))
 }

@@ -29,7 +29,9 @@ const RETRY: Duration = Duration::from_secs(1);
 const UNREAD: usize = 64;
 /// How often what is old is let go of.
 const EXPIRE: Duration = Duration::from_secs(600);
-/// Above so many bytes the file is made smaller where that is possible.
+/// How often the file is made smaller where that is possible: everybody waits for it.
+const COMPACT: Duration = Duration::from_secs(86_400);
+/// And only above so many bytes.
 const LARGE: u64 = 8 << 20;
 
 /// Why there is no usage to be had.
@@ -215,7 +217,7 @@ impl Ledger {
     }
 
     /// The batch behind `cursor`, or the first one where that is empty: one that was handed out before and
-    /// has no receipt, or a new one with up to `limit` entries of what is pending.
+    /// has no receipt, or a new one with up to `limit` entries of what is pending; none with a limit of 0.
     ///
     /// # Errors
     /// As for a report.
@@ -334,6 +336,7 @@ struct Keeper {
     after_damage: bool,
     clock: Clock,
     expired: Instant,
+    compacted: Instant,
 }
 
 enum Disk {
@@ -377,6 +380,7 @@ impl Keeper {
             after_damage: false,
             clock: Clock(now),
             expired: now,
+            compacted: now,
         };
         keeper.open();
         keeper
@@ -582,6 +586,7 @@ impl Keeper {
         };
         let id = match self.book.batch_after(behind) {
             Some(id) => Some(id),
+            None if limit == 0 => None,
             None => self.book.batch(limit)?,
         };
         let Some((id, delivery)) = id.and_then(|id| Some((id, self.book.delivery(id)?))) else {
@@ -615,6 +620,10 @@ impl Keeper {
                 "usage that nobody collected in all this time is dropped (USAGE_RETENTION)"
             );
         }
+        if self.compacted.elapsed() < COMPACT {
+            return;
+        }
+        self.compacted = Instant::now();
         if let Disk::Takes(store) = &mut self.disk
             && std::fs::metadata(&self.path).is_ok_and(|file| file.len() > LARGE)
             && let Err(error) = store.compact()

@@ -24,6 +24,9 @@ use super::{Case, Metered, Question, Wire};
 const RECORD: usize = 16_384;
 /// A whole PING frame.
 const QUESTION: usize = 17;
+/// How long a client is heard out before we end a connection, and how often its kernel is asked meanwhile.
+const PATIENCE: Duration = Duration::from_secs(2);
+const TICK: Duration = Duration::from_millis(5);
 /// How long the end of TCP is waited for behind the end of TLS.
 const FAREWELL: Duration = Duration::from_secs(2);
 /// How much is read when a connection is over.
@@ -53,6 +56,9 @@ pub(in crate::panel) struct Frames {
     record: Vec<u8>,
     /// Runs when the peer has ended TLS.
     farewell: Option<Pin<Box<Sleep>>>,
+    /// Run when we end the connection.
+    patience: Option<Pin<Box<Sleep>>>,
+    tick: Option<Pin<Box<Sleep>>>,
     /// Reports whose last byte TLS has and the kernel perhaps not.
     ended: Vec<Arc<Case>>,
 }
@@ -67,6 +73,8 @@ impl Frames {
             greeted: false,
             record: Vec::new(),
             farewell: None,
+            patience: None,
+            tick: None,
             ended: Vec::new(),
         }
     }
@@ -142,6 +150,44 @@ impl Frames {
                 Poll::Ready(_) => return Poll::Ready(()),
                 Poll::Pending => return Poll::Pending,
             }
+        }
+    }
+
+    /// Before we end the connection its client gets to say that it has its reports; a goodbye that it leaves
+    /// unread would look like a report that it leaves unread.
+    fn hear_out(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        loop {
+            if self.wire.has_heard_of_all() || self.farewell.is_some() {
+                return Poll::Ready(());
+            }
+            let patience = self
+                .patience
+                .get_or_insert_with(|| Box::pin(tokio::time::sleep(PATIENCE)));
+            if patience.as_mut().poll(cx).is_ready() {
+                return Poll::Ready(());
+            }
+            let mut bytes = [0; 256];
+            let mut buf = ReadBuf::new(&mut bytes);
+            match Pin::new(&mut self.tls).poll_read(cx, &mut buf) {
+                Poll::Ready(Ok(())) if !buf.filled().is_empty() => {
+                    if let Speech::Http2 { .. } = self.speech {
+                        let filled = buf.filled().to_vec();
+                        self.hear(&filled);
+                    }
+                }
+                Poll::Ready(Ok(())) => {
+                    self.wire.peer_ended_tls();
+                    return Poll::Ready(());
+                }
+                Poll::Ready(Err(_)) => return Poll::Ready(()),
+                Poll::Pending => {}
+            }
+            // An acknowledgement wakes nobody.
+            let tick = self
+                .tick
+                .get_or_insert_with(|| Box::pin(tokio::time::sleep(TICK)));
+            ready!(tick.as_mut().poll(cx));
+            self.tick = None;
         }
     }
 
@@ -294,6 +340,7 @@ impl AsyncWrite for Frames {
     }
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.hear_out(cx));
         self.wire.says_goodbye();
         Pin::new(&mut self.tls).poll_shutdown(cx)
     }

@@ -95,9 +95,10 @@ pub(super) fn judge(seen: &Evidence) -> Verdict {
     let acked = seen.acked >= end;
     // Our own FIN counts as one byte.
     let kept_here = !acked && seen.written.saturating_sub(seen.unsent) + 1 < end;
-    // What the kernel still has does not leave any more when the connection is over.
+    // Of a connection that is over the kernel sends the rest only when HTTP has closed it in order.
     if seen.over && kept_here {
-        return Lost;
+        let is_sent = seen.goodbye && !seen.closed && !seen.silent;
+        return if is_sent { Wait } else { Lost };
     }
     if seen.http2 {
         return match seen.closed || seen.eof || seen.ended_tls {

@@ -11,7 +11,7 @@ mod metered;
 mod parser;
 mod tcp_info;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
@@ -34,15 +34,21 @@ use crate::usage::ledger::Ticket;
 
 /// Names a report to whoever reads along, and to people who look at a capture.
 const HEADER: HeaderName = HeaderName::from_static("raynode-delivery");
+/// So many cancelled streams are remembered.
+const CANCELLED: usize = 1024;
 /// How soon a report is looked at first, and how often at most.
 const FIRST_LOOK: Duration = Duration::from_micros(300);
 const LOOK: Duration = Duration::from_millis(20);
 /// How long a report rests that seems to have arrived: a cancel may still be on its way.
 const REST: Duration = Duration::from_secs(1);
+/// The same over HTTP/1.1, where nothing but its next request says that it has read the report.
+const REST_HTTP1: Duration = Duration::from_secs(20);
 /// How long a connection on which nothing goes forward is kept for a report.
 const BOUND: Duration = Duration::from_secs(60);
-/// How long the peer's last word is waited for when a connection is over.
+/// How long the peer's last word is waited for when a connection is over, and how long nothing may have gone
+/// forward: the kernel goes on sending.
 const LAST_WORD: Duration = Duration::from_secs(5);
+const STILL: Duration = Duration::from_secs(30);
 
 /// One connection, as far as reports are concerned.
 #[derive(Debug)]
@@ -65,6 +71,8 @@ struct Cases {
     next: u32,
     open: Vec<Arc<Case>>,
     by_stream: HashMap<u32, Arc<Case>>,
+    /// Streams that were cancelled and whose head was not seen yet.
+    cancelled: VecDeque<u32>,
 }
 
 /// One report on its way.
@@ -195,12 +203,14 @@ impl Wire {
     /// The head of a reply was sent on this stream.
     fn head(&self, stream: u32, head: &[u8]) {
         self.with_cases(|cases| {
+            let is_cancelled = cases.cancelled.contains(&stream);
             let assigned: Vec<_> = cases.by_stream.values().map(|case| case.mark).collect();
             let found = cases.open.iter().find(|case| {
                 !assigned.contains(&case.mark)
                     && head.windows(6).any(|window| window == case.mark.packed())
             });
             if let Some(case) = found.map(Arc::clone) {
+                case.reset_stream.fetch_or(is_cancelled, Ordering::AcqRel);
                 cases.by_stream.insert(stream, case);
             }
         });
@@ -216,10 +226,18 @@ impl Wire {
 
     /// The client cancels a call.
     fn cancelled(&self, stream: u32) {
-        if let Some(case) = self.of_stream(stream) {
-            case.reset_stream.store(true, Ordering::Release);
-            self.news.notify_waiters();
-        }
+        self.with_cases(|cases| {
+            if let Some(case) = cases.by_stream.get(&stream) {
+                case.reset_stream.store(true, Ordering::Release);
+            } else if cases.open.len() > cases.by_stream.len() {
+                // Its head may still be on its way to the wire, or was thrown away.
+                cases.cancelled.push_back(stream);
+                if cases.cancelled.len() > CANCELLED {
+                    cases.cancelled.pop_front();
+                }
+            }
+        });
+        self.news.notify_waiters();
     }
 
     /// The client's library has answered a question of ours.
@@ -283,6 +301,25 @@ impl Wire {
         self.socket.as_ref().and_then(Info::of).unwrap_or_default()
     }
 
+    /// Whether of each report on the connection something was heard that decides.
+    fn has_heard_of_all(&self) -> bool {
+        if self.meter.has_failed() {
+            return true;
+        }
+        let info = self.info();
+        self.with_cases(|cases| {
+            cases.open.iter().all(|case| {
+                let end = case.end.load(Ordering::Acquire);
+                let has_answered = if case.http2 {
+                    case.pong.load(Ordering::Acquire)
+                } else {
+                    info.acked() >= end
+                };
+                has_answered || end == 0 || case.reset_stream.load(Ordering::Acquire)
+            })
+        })
+    }
+
     /// HTTP closes the connection: because it wants to, unless something went wrong before.
     fn says_goodbye(&self) {
         if !self.meter.has_failed() {
@@ -291,22 +328,30 @@ impl Wire {
     }
 
     fn is_over(&self) {
-        // Where the peer has not ended it the kernel would go on sending: what is not out now must not
-        // come out later.
-        if let Some(socket) = &self.socket
-            && !self.meter.eof()
-            && self.has_reports()
-        {
-            let reset = libc::linger {
-                l_onoff: 1,
-                l_linger: 0,
-            };
-            if let Err(error) = setsockopt(socket, sockopt::Linger, &reset) {
-                tracing::debug!(%error, "what is left of a connection may still be sent");
-            }
-        }
         self.over.get_or_init(Instant::now);
         self.news.notify_waiters();
+    }
+
+    /// What the kernel still has of a connection that is over must not come out after the verdict: it is
+    /// closed with a reset when nobody looks at it any more.
+    fn drop_the_rest(&self) {
+        let reset = libc::linger {
+            l_onoff: 1,
+            l_linger: 0,
+        };
+        if let Some(socket) = &self.socket
+            && self.over.get().is_some()
+            && let Err(error) = setsockopt(socket, sockopt::Linger, &reset)
+        {
+            tracing::debug!(%error, "what is left of a connection may still be sent");
+        }
+    }
+
+    /// HTTP has taken a reply whose head never comes out: it has thrown it away.
+    fn is_stuck(&self, case: &Case, age: Duration) -> bool {
+        let has_head =
+            || self.with_cases(|cases| cases.by_stream.values().any(|of| of.mark == case.mark));
+        case.http2 && age >= BOUND && case.complete.load(Ordering::Acquire) && !has_head()
     }
 
     fn evidence(&self, case: &Case, seen: &mut Seen) -> Evidence {
@@ -331,20 +376,31 @@ impl Wire {
             ended_tls: self.ended_tls.load(Ordering::Acquire),
             goodbye: self.goodbye.load(Ordering::Acquire),
             over: over.is_some(),
-            silent: over.is_some_and(|since| since.elapsed() >= LAST_WORD),
+            silent: over.is_some_and(|since| since.elapsed() >= LAST_WORD)
+                && seen.forward.elapsed() >= STILL,
             replaced: case.replaced.load(Ordering::Acquire),
             discarded: case.discarded.load(Ordering::Acquire),
             reset_stream: case.reset_stream.load(Ordering::Acquire),
             pong,
             answered: case.answered_before || self.answered.load(Ordering::Acquire),
-            rested: seen.signs.is_some_and(|since| since.elapsed() >= REST),
-            late: seen.forward.elapsed() >= BOUND,
+            rested: seen.signs.is_some_and(|since| {
+                // Over HTTP/1.1 the client's next word may take as long as its rhythm is.
+                let is_over = over.is_some_and(|since| since.elapsed() >= REST);
+                let rest = if case.http2 || is_over {
+                    REST
+                } else {
+                    REST_HTTP1
+                };
+                since.elapsed() >= rest
+            }),
+            late: seen.forward.elapsed() >= BOUND || self.is_stuck(case, seen.began.elapsed()),
         }
     }
 }
 
 /// What is remembered from one look to the next.
 struct Seen {
+    began: Instant,
     acked: u64,
     /// When something went forward last.
     forward: Instant,
@@ -355,9 +411,11 @@ struct Seen {
 /// Looks at a report until its verdict is known.
 async fn watch(wire: Arc<Wire>, case: Arc<Case>, ticket: Ticket) {
     let mut pause = FIRST_LOOK;
+    let now = Instant::now();
     let mut seen = Seen {
+        began: now,
         acked: 0,
-        forward: Instant::now(),
+        forward: now,
         signs: None,
     };
     loop {
@@ -366,8 +424,14 @@ async fn watch(wire: Arc<Wire>, case: Arc<Case>, ticket: Ticket) {
         let verdict = judge(&evidence);
         match verdict {
             Verdict::Arrived => ticket.arrived(),
-            Verdict::Lost => ticket.lost(),
-            Verdict::Unsure => ticket.unsure(),
+            Verdict::Lost => {
+                wire.drop_the_rest();
+                ticket.lost();
+            }
+            Verdict::Unsure => {
+                wire.drop_the_rest();
+                ticket.unsure();
+            }
             Verdict::Wait | Verdict::GiveUp => {
                 if verdict == Verdict::GiveUp {
                     wire.given_up.cancel();
