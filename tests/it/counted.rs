@@ -281,6 +281,17 @@ impl Mounted {
     }
 }
 
+impl Mounted {
+    /// The file itself, which can't be written any more.
+    fn read_only(file: &Path) -> Option<Self> {
+        let bound = Self::new(&["--bind", &file.display().to_string()], file)?;
+        let mut remount = Command::new("mount");
+        remount.args(["-o", "remount,bind,ro"]).arg(file);
+        assert!(remount.status().unwrap().success());
+        Some(bound)
+    }
+}
+
 impl Drop for Mounted {
     fn drop(&mut self) {
         drop(Command::new("umount").arg("-l").arg(&self.0).status());
@@ -351,13 +362,9 @@ async fn a_ledger_that_can_not_be_opened_costs_no_byte() {
     tokio::time::sleep(Duration::from_millis(500)).await;
     used.node.kill();
     let ledger = used.node.folder().join("state/ledger.redb");
-    let path = ledger.display().to_string();
-    let Some(bound) = Mounted::new(&["--bind", &path], &ledger) else {
+    let Some(bound) = Mounted::read_only(&ledger) else {
         return;
     };
-    let mut read_only = Command::new("mount");
-    read_only.args(["-o", "remount,bind,ro"]).arg(&ledger);
-    assert!(read_only.status().unwrap().success());
     used.node.launch();
     control_answers(&used.panel).await;
     used.exchange().await;
@@ -403,13 +410,9 @@ async fn what_a_core_had_counted_is_known_when_the_ledger_can_be_read() {
     used.exchange().await;
     used.node.kill();
     let ledger = used.node.folder().join("state/ledger.redb");
-    let path = ledger.display().to_string();
-    let Some(bound) = Mounted::new(&["--bind", &path], &ledger) else {
+    let Some(bound) = Mounted::read_only(&ledger) else {
         return;
     };
-    let mut read_only = Command::new("mount");
-    read_only.args(["-o", "remount,bind,ro"]).arg(&ledger);
-    assert!(read_only.status().unwrap().success());
     used.node.launch();
     control_answers(&used.panel).await;
     used.exchange().await;

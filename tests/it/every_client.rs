@@ -5,7 +5,6 @@
     reason = "what a client said is shown when its test fails"
 )]
 
-use std::path::PathBuf;
 use std::time::Duration;
 
 use serde_json::json;
@@ -23,21 +22,11 @@ const PATIENCE: Duration = Duration::from_secs(30);
 /// It shows a client certificate to open a session; all later ones show a key.
 const LAST_WITH_SESSIONS: &str = "0.0.30";
 
-/// The folder with a Python environment for each client.
-fn clients() -> Option<PathBuf> {
-    let Some(folder) = std::env::var_os("RAYNODE_TEST_OLD_CLIENTS") else {
-        assert!(
-            std::env::var_os("CI").is_none(),
-            "RAYNODE_TEST_OLD_CLIENTS is not set: run `make test`, which names the clients' folder"
-        );
-        eprintln!("SKIPPED: RAYNODE_TEST_OLD_CLIENTS is not set");
-        return None;
-    };
-    Some(folder.into())
-}
-
 async fn drive(package: &str, version: &str, transport: &str) {
-    let Some(clients) = clients() else { return };
+    // The folder with a Python environment for each client.
+    let Some(clients) = script::named("RAYNODE_TEST_OLD_CLIENTS") else {
+        return;
+    };
     let mut node = NodeProcess::prepare(NODE, &[]);
     let mut shown = json!({ "key": node.api_key });
     if version == LAST_WITH_SESSIONS {

@@ -23,15 +23,7 @@ const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A program of `tests/go`.
 fn client(name: &str) -> Option<PathBuf> {
-    let Some(folder) = std::env::var_os("RAYNODE_TEST_GO_CLIENTS") else {
-        assert!(
-            std::env::var_os("CI").is_none(),
-            "RAYNODE_TEST_GO_CLIENTS is not set: run `make test`, which names the clients' folder"
-        );
-        eprintln!("SKIPPED: RAYNODE_TEST_GO_CLIENTS is not set");
-        return None;
-    };
-    Some(PathBuf::from(folder).join(name))
+    Some(script::named("RAYNODE_TEST_GO_CLIENTS")?.join(name))
 }
 
 async fn drive(transport: &str) {

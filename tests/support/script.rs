@@ -1,7 +1,7 @@
 //! A program that plays a panel: told on its standard input what it needs, ended when it takes
 //! too long, shown with all that it said.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -79,14 +79,19 @@ impl Conversation {
 }
 
 /// A Python that has the panel's client.
-pub fn python() -> Option<std::path::PathBuf> {
-    let Some(interpreter) = std::env::var_os("RAYNODE_TEST_PYTHON") else {
+pub fn python() -> Option<PathBuf> {
+    named("RAYNODE_TEST_PYTHON")
+}
+
+/// What a variable names that `make test` sets; `None` where it is not set, which is said.
+pub fn named(variable: &str) -> Option<PathBuf> {
+    let named = std::env::var_os(variable);
+    if named.is_none() {
         assert!(
             std::env::var_os("CI").is_none(),
-            "RAYNODE_TEST_PYTHON is not set: run `make test`, which names a Python with the client"
+            "{variable} is not set: run `make test`, which sets it"
         );
-        eprintln!("SKIPPED: RAYNODE_TEST_PYTHON is not set");
-        return None;
-    };
-    Some(interpreter.into())
+        eprintln!("SKIPPED: {variable} is not set");
+    }
+    named.map(PathBuf::from)
 }

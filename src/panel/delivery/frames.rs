@@ -18,7 +18,8 @@ use tokio_rustls::server::TlsStream;
 use super::parser::{
     ACK, DATA, END_HEADERS, END_STREAM, Frame, HEADERS, PING, PREFACE, Parser, RST_STREAM,
 };
-use super::{Case, Metered, Question, Wire};
+use super::question::Question;
+use super::{Case, Metered, Wire};
 
 /// What one TLS record holds (RFC 8446, section 5.1).
 const RECORD: usize = 16_384;

@@ -9,13 +9,15 @@ mod frames;
 mod judge;
 mod metered;
 mod parser;
+mod question;
 mod tcp_info;
+mod watch;
 
 use std::collections::{HashMap, VecDeque};
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use http::{HeaderName, HeaderValue, Version};
 use nix::sys::socket::{setsockopt, sockopt};
@@ -27,29 +29,16 @@ use tokio_util::task::TaskTracker;
 pub(super) use self::frames::Frames;
 pub(super) use self::metered::Metered;
 
-use self::judge::{Evidence, Verdict, judge};
 use self::metered::Meter;
+use self::question::{Mark, Question};
 use self::tcp_info::Info;
+use self::watch::watch;
 use crate::usage::ledger::Ticket;
 
 /// Names a report to whoever reads along, and to people who look at a capture.
 const HEADER: HeaderName = HeaderName::from_static("raynode-delivery");
 /// So many cancelled streams are remembered.
 const CANCELLED: usize = 1024;
-/// How soon a report is looked at first, and how often at most.
-const FIRST_LOOK: Duration = Duration::from_micros(300);
-const LOOK: Duration = Duration::from_millis(20);
-/// How long a report rests that seems to have arrived: a cancel may still be on its way.
-const REST: Duration = Duration::from_secs(1);
-/// The same over HTTP/1.1, where nothing but its next request says that it has read the report.
-const REST_HTTP1: Duration = Duration::from_secs(20);
-/// How long a connection on which nothing goes forward is kept for a report.
-const BOUND: Duration = Duration::from_secs(60);
-/// How long the peer's last word is waited for when a connection is over, and how long nothing may have gone
-/// forward: the kernel goes on sending.
-const LAST_WORD: Duration = Duration::from_secs(5);
-const STILL: Duration = Duration::from_secs(30);
-
 /// One connection, as far as reports are concerned.
 #[derive(Debug)]
 pub(super) struct Wire {
@@ -88,44 +77,6 @@ struct Case {
     reset_stream: AtomicBool,
     pong: AtomicBool,
     answered_before: bool,
-}
-
-/// A report's number on its connection: eight letters that HTTP/2 always packs into five bytes, in which
-/// they are found again.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-struct Mark(u32);
-
-impl Mark {
-    /// The letters whose codes in HPACK's Huffman table are 0 to 7, in five bits each (RFC 7541, appendix B).
-    const LETTERS: [u8; 8] = *b"012aceio";
-    /// So many bits are in eight letters.
-    const BITS: u32 = 24;
-
-    fn letters(self) -> [u8; 8] {
-        let mut letters = [0; 8];
-        for (place, letter) in letters.iter_mut().enumerate() {
-            let shift = Self::BITS - 3 * (u32::try_from(place).unwrap_or(0) + 1);
-            let digit = (self.0 >> shift) & 7;
-            *letter = Self::LETTERS
-                .get(digit as usize)
-                .copied()
-                .unwrap_or_default();
-        }
-        letters
-    }
-
-    /// As HPACK writes it: Huffman, five bytes (RFC 7541, section 5.2).
-    fn packed(self) -> [u8; 6] {
-        let mut bits = 0_u64;
-        for place in 1..=8 {
-            let digit = (self.0 >> (Self::BITS - 3 * place)) & 7;
-            bits = bits << 5 | u64::from(digit);
-        }
-        let mut packed = [0x85; 6];
-        let (_, bytes) = packed.split_at_mut(1);
-        bytes.copy_from_slice(bits.to_be_bytes().split_at(3).1);
-        packed
-    }
 }
 
 impl Wire {
@@ -346,137 +297,6 @@ impl Wire {
             tracing::debug!(%error, "what is left of a connection may still be sent");
         }
     }
-
-    /// HTTP has taken a reply whose head never comes out: it has thrown it away.
-    fn is_stuck(&self, case: &Case, age: Duration) -> bool {
-        let has_head =
-            || self.with_cases(|cases| cases.by_stream.values().any(|of| of.mark == case.mark));
-        case.http2 && age >= BOUND && case.complete.load(Ordering::Acquire) && !has_head()
-    }
-
-    fn evidence(&self, case: &Case, seen: &mut Seen) -> Evidence {
-        let over = self.over.get();
-        let end = Some(case.end.load(Ordering::Acquire)).filter(|end| *end > 0);
-        let info = self.info();
-        let pong = case.pong.load(Ordering::Acquire);
-        if pong || end.is_some_and(|end| info.acked() >= end) {
-            seen.signs.get_or_insert_with(Instant::now);
-        }
-        if info.acked() > seen.acked {
-            (seen.acked, seen.forward) = (info.acked(), Instant::now());
-        }
-        Evidence {
-            http2: case.http2,
-            end,
-            written: self.meter.written(),
-            acked: info.acked(),
-            unsent: info.unsent(),
-            closed: info.is_closed(),
-            eof: self.meter.eof(),
-            ended_tls: self.ended_tls.load(Ordering::Acquire),
-            goodbye: self.goodbye.load(Ordering::Acquire),
-            over: over.is_some(),
-            silent: over.is_some_and(|since| since.elapsed() >= LAST_WORD)
-                && seen.forward.elapsed() >= STILL,
-            replaced: case.replaced.load(Ordering::Acquire),
-            discarded: case.discarded.load(Ordering::Acquire),
-            reset_stream: case.reset_stream.load(Ordering::Acquire),
-            pong,
-            answered: case.answered_before || self.answered.load(Ordering::Acquire),
-            rested: seen.signs.is_some_and(|since| {
-                // Over HTTP/1.1 the client's next word may take as long as its rhythm is.
-                let is_over = over.is_some_and(|since| since.elapsed() >= REST);
-                let rest = if case.http2 || is_over {
-                    REST
-                } else {
-                    REST_HTTP1
-                };
-                since.elapsed() >= rest
-            }),
-            late: seen.forward.elapsed() >= BOUND || self.is_stuck(case, seen.began.elapsed()),
-        }
-    }
-}
-
-/// What is remembered from one look to the next.
-struct Seen {
-    began: Instant,
-    acked: u64,
-    /// When something went forward last.
-    forward: Instant,
-    /// When the first sign came that it arrived.
-    signs: Option<Instant>,
-}
-
-/// Looks at a report until its verdict is known.
-async fn watch(wire: Arc<Wire>, case: Arc<Case>, ticket: Ticket) {
-    let mut pause = FIRST_LOOK;
-    let now = Instant::now();
-    let mut seen = Seen {
-        began: now,
-        acked: 0,
-        forward: now,
-        signs: None,
-    };
-    loop {
-        let news = wire.news.notified();
-        let evidence = wire.evidence(&case, &mut seen);
-        let verdict = judge(&evidence);
-        match verdict {
-            Verdict::Arrived => ticket.arrived(),
-            Verdict::Lost => {
-                wire.drop_the_rest();
-                ticket.lost();
-            }
-            Verdict::Unsure => {
-                wire.drop_the_rest();
-                ticket.unsure();
-            }
-            Verdict::Wait | Verdict::GiveUp => {
-                if verdict == Verdict::GiveUp {
-                    wire.given_up.cancel();
-                }
-                drop(tokio::time::timeout(pause, news).await);
-                pause = pause.mul_f32(1.5).min(LOOK);
-                continue;
-            }
-        }
-        tracing::debug!(id = ticket.id(), ?evidence, "a report of usage was judged");
-        break;
-    }
-    wire.forget(&case);
-}
-
-/// What a PING of ours asks.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Question {
-    /// Whether anybody answers: asked once, at the beginning.
-    Anybody,
-    /// Whether the client has come to the end of this report.
-    Report(Mark),
-}
-
-impl Question {
-    /// The payload of the PING, eight bytes that nobody else uses.
-    fn payload(self) -> [u8; 8] {
-        let [_, a, b, c] = match self {
-            Self::Anybody => [0; 4],
-            Self::Report(mark) => mark.0.to_be_bytes(),
-        };
-        let kind = u8::from(self != Self::Anybody);
-        [b'D', b'L', b'r', b'n', kind, a, b, c]
-    }
-
-    fn read(payload: [u8; 8]) -> Option<Self> {
-        let [b'D', b'L', b'r', b'n', kind, a, b, c] = payload else {
-            return None;
-        };
-        match kind {
-            0 => Some(Self::Anybody),
-            1 => Some(Self::Report(Mark(u32::from_be_bytes([0, a, b, c])))),
-            _ => None,
-        }
-    }
 }
 
 /// How the body of a report fares.
@@ -502,38 +322,5 @@ impl Drop for Track {
         if !self.case.complete.load(Ordering::Acquire) {
             self.case.discarded.store(true, Ordering::Release);
         }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_mark_is_found_in_what_hpack_makes_of_it() {
-        // RFC 7541, appendix B: '0' is 00000, '1' 00001, '2' 00010, 'a' 00011, 'c' 00100, 'e' 00101, 'i'
-        // 00110, 'o' 00111.
-        assert_eq!(&Mark(0).letters(), b"00000000");
-        assert_eq!(&Mark(0o12_345_670).letters(), b"12aceio0");
-        assert_eq!(
-            Mark(0o12_345_670).packed(),
-            [
-                0x85,
-                0b0000_1000,
-                0b1000_0110,
-                0b0100_0010,
-                0b1001_1000,
-                0b1110_0000
-            ]
-        );
-    }
-
-    #[test]
-    fn a_question_is_known_by_its_answer() {
-        for question in [Question::Anybody, Question::Report(Mark(0x00ab_cdef))] {
-            assert_eq!(Question::read(question.payload()), Some(question));
-        }
-        assert_eq!(Question::read(*b"\0\0\0\0\0\0\0\0"), None);
-        assert_eq!(Question::read(*b"DLrn\x07abc"), None);
     }
 }

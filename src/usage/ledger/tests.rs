@@ -1,5 +1,12 @@
+use std::time::Duration;
+
+use uuid::Uuid;
+
+use super::keeper::RETRY;
 use super::*;
-use crate::usage::book::Of;
+use crate::usage::Unsure;
+use crate::usage::counter::Kind;
+use crate::usage::store::Store;
 
 const POLICY: Policy = Policy {
     harvest_interval: Duration::from_secs(2),
