@@ -28,6 +28,7 @@ use crate::support::xray::{vless_config, vless_inbound};
 use crate::support::{Echo, NodeProcess, Panel, eventually, ports, times, vless};
 
 const POLL: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/poll.py");
+const CUT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/python/cut.py");
 const USERS: usize = 6;
 /// Bytes each way of one exchange.
 const BYTES: usize = 3000;
@@ -97,6 +98,24 @@ impl Used {
         self.panel.start(&config, &users).await.unwrap();
     }
 
+    /// The core dies by force, when what it has counted was read.
+    async fn kill_the_core(&mut self) {
+        let counted = self.panel.stats(StatType::Inbounds, "", false).await;
+        counted.unwrap();
+        self.node_loses_its_core().await;
+    }
+
+    async fn node_loses_its_core(&self) {
+        let core = self.node.core();
+        kill(Pid::from_raw(core), Signal::SIGKILL).unwrap();
+        eventually("another core", || async {
+            let cores = self.node.cores();
+            let other = !cores.contains(&core) && cores.len() == 1;
+            (other && self.panel.info().await.started).then_some(())
+        })
+        .await;
+    }
+
     async fn read(&self) -> u64 {
         let stats = self.panel.stats(StatType::UsersStat, "", true).await;
         let bytes: i64 = stats.unwrap().iter().map(|stat| stat.value).sum();
@@ -108,16 +127,13 @@ impl Used {
 async fn with_receipts_every_byte_comes_once_whoever_dies() {
     let mut used = Used::new(OFTEN).await;
     let mut panel = Collector::default();
-    let mut random = 7_u64;
+    let mut random = Random(7);
     for round in 0..times(12, 200) {
         used.exchange().await;
         // A panel that loses its patience, or its life, before or after the reply.
-        random = random
-            .wrapping_mul(6_364_136_223_846_793_005)
-            .wrapping_add(1);
-        let patience = Duration::from_millis(random >> 33 & 15);
+        let patience = Duration::from_millis(random.below(16));
         let mut collecting = Collecting::of(&used.node);
-        let limit = 1 + u32::try_from(random >> 40 & 3).unwrap();
+        let limit = 1 + u32::try_from(random.below(4)).unwrap();
         let round_of_panel = panel.round(&mut collecting, limit);
         drop(tokio::time::timeout(patience, round_of_panel).await);
         match round % 4 {
@@ -139,6 +155,90 @@ async fn with_receipts_every_byte_comes_once_whoever_dies() {
     assert_eq!(panel.changed, Vec::<String>::new());
     assert_eq!(panel.users(), used.bytes);
     assert_eq!(used.read().await, 0, "it is in no other report");
+}
+
+/// Numbers that are the same in every run.
+struct Random(u64);
+
+impl Random {
+    fn below(&mut self, limit: u64) -> u64 {
+        self.0 = self
+            .0
+            .wrapping_mul(6_364_136_223_846_793_005)
+            .wrapping_add(1);
+        (self.0 >> 33) % limit
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_happens_at_once_every_byte_is_told_once() {
+    let Some(interpreter) = script::python() else {
+        return;
+    };
+    let mut used = Used::new(OFTEN).await;
+    let setup = json!({
+        "host": "127.0.0.1",
+        "port": used.node.port,
+        "api_key": used.node.api_key,
+        "certificate": std::fs::read_to_string(used.node.certificate()).unwrap(),
+    });
+    let mut clients = Conversation::start(&interpreter, &["-u", CUT], &setup).await;
+    let (mut panel, mut random) = (Collector::default(), Random(11));
+    let (mut told, mut deaths) = (0, 0);
+    for _ in 0..times(20, 200) {
+        used.exchange().await;
+        // One client reads a report, to whatever end, and meanwhile something else happens.
+        let read = if random.below(2) == 0 {
+            "nothing"
+        } else {
+            "all"
+        };
+        let then = match random.below(3) {
+            0 => "close",
+            1 if read != "all" => "cancel",
+            _ => "kill",
+        };
+        let first = random.below(2) == 0;
+        let case = json!({ "http2": true, "first": first, "read": read, "then": then });
+        clients.tell(&case).await;
+        match random.below(5) {
+            0 => {
+                tokio::time::sleep(Duration::from_millis(random.below(40))).await;
+                used.kill_the_daemon().await;
+            }
+            1 => {
+                used.exchange_the_core().await;
+                deaths = 0;
+            }
+            // After some deaths in a row it would go back to the configuration before.
+            2 if deaths < 3 => {
+                used.kill_the_core().await;
+                deaths += 1;
+            }
+            3 => {
+                let mut collecting = Collecting::of(&used.node);
+                drop(panel.round(&mut collecting, 3).await);
+            }
+            _ => told += used.read().await,
+        }
+        let said = clients.hear(Duration::from_secs(30)).await;
+        assert_eq!(said["error"], Value::Null, "{case}: {said}");
+        told += said["sum"].as_u64().unwrap_or(0);
+    }
+    let mut collecting = Collecting::of(&used.node);
+    while panel.round(&mut collecting, 100).await.unwrap() {}
+    told += panel.users();
+    for _ in 0..3 {
+        // Reports that rest until they are judged.
+        tokio::time::sleep(Duration::from_millis(1200)).await;
+        told += used.read().await;
+    }
+    // Of a report that a dying daemon had sent nobody knows; it counts as arrived.
+    let unsure = used.node.unsure();
+    let bytes = used.bytes;
+    println!("{told} of {bytes} bytes were told, {unsure} were in reports that nobody can know of");
+    assert!(told <= bytes, "nothing comes twice");
+    assert!(told + unsure >= bytes, "nothing is lost");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -246,14 +346,7 @@ async fn a_core_that_is_killed_costs_one_harvest_at_most() {
         } else {
             at_risk += 2 * (USERS * BYTES) as u64;
         }
-        let core = used.node.core();
-        kill(Pid::from_raw(core), Signal::SIGKILL).unwrap();
-        eventually("another core", || async {
-            let cores = used.node.cores();
-            let other = !cores.contains(&core) && cores.len() == 1;
-            (other && used.panel.info().await.started).then_some(())
-        })
-        .await;
+        used.node_loses_its_core().await;
         read += used.read().await;
     }
     println!(
