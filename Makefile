@@ -57,9 +57,10 @@ test-systemd: ## Run the daemon under a real systemd in a throw-away tree (root,
 	cargo build
 	@xray=$$(scripts/xray.sh) && tests/systemd/run.sh target/debug/raynode $$xray
 
-soak: ## The long form of what cuts nobody and loses nothing: kills, reconnects, hangs, cut replies (about 45 minutes)
-	@scripts/need.sh cargo xray
-	@xray=$$(scripts/xray.sh) && XRAY_EXECUTABLE_PATH=$$xray RAYNODE_SOAK=1 \
+soak: ## The long form of what cuts nobody and loses nothing: kills, reconnects, hangs, cut replies (about half an hour)
+	@scripts/need.sh cargo xray python
+	@xray=$$(scripts/xray.sh) && python=$$(scripts/python.sh) && \
+	  XRAY_EXECUTABLE_PATH=$$xray RAYNODE_TEST_PYTHON=$$python RAYNODE_SOAK=1 \
 	  exec cargo test --test it -- --include-ignored --nocapture --test-threads 1 \
 	  living_on found going_back replacing signals lingering one_order mutated counted delivered
 

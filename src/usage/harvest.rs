@@ -335,6 +335,8 @@ async fn read_all(core: &Source, turn: &mut Turn, patience: Duration) -> Result<
     turn.sweeps.note(began.elapsed());
     let tags: BTreeSet<(Kind, String)> = counters
         .iter()
+        // Nearly all of them are of users.
+        .filter(|counter| !counter.name.starts_with("user>>>"))
         .filter_map(|counter| Reading::parse(&counter.name, counter.value))
         .filter(|reading| reading.kind != Kind::User)
         .map(|reading| (reading.kind, reading.name.to_owned()))

@@ -138,9 +138,9 @@ impl Reports {
         log.lines()
             .filter_map(|line| {
                 let verdict = match line {
+                    _ if line.contains("nobody can know whether") => Verdict::Unsure,
                     _ if line.contains("usage arrived") => Verdict::Arrived,
                     _ if line.contains("did not arrive, it comes again") => Verdict::Lost,
-                    _ if line.contains("nobody can know whether") => Verdict::Unsure,
                     _ => return None,
                 };
                 Some((verdict, bytes_of(line)))

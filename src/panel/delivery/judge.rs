@@ -103,6 +103,8 @@ pub(super) fn judge(seen: &Evidence) -> Verdict {
     if seen.http2 {
         return match seen.closed || seen.eof || seen.ended_tls {
             _ if !seen.over => wait,
+            // It was silent, and we have ended the connection: what it leaves unread may be our goodbye.
+            true if seen.goodbye => Unsure,
             // Its library answers before anything else; one that has ended without has not read it.
             true if seen.answered => Lost,
             true if acked && seen.eof => Arrived,
@@ -238,6 +240,15 @@ mod tests {
                 },
                 Verdict::Lost,
                 "has left it unread",
+            ),
+            (
+                Evidence {
+                    closed: true,
+                    goodbye: true,
+                    ..answered
+                },
+                Verdict::Unsure,
+                "silent until we left",
             ),
             (over, Verdict::Wait, "its last word may be on its way"),
             (

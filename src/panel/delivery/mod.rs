@@ -271,9 +271,13 @@ impl Wire {
         })
     }
 
-    /// HTTP closes the connection: because it wants to, unless something went wrong before.
+    /// HTTP closes the connection: because it wants to, unless the peer has done so before, in whatever way.
     fn says_goodbye(&self) {
-        if !self.meter.has_failed() {
+        let has_ended = self.meter.has_failed()
+            || self.meter.eof()
+            || self.ended_tls.load(Ordering::Acquire)
+            || self.info().is_closed();
+        if !has_ended {
             self.goodbye.store(true, Ordering::Release);
         }
     }
