@@ -293,13 +293,9 @@ impl Book {
 
     /// Whether bytes were ever counted for this name, as far as that is still known.
     pub(super) fn knows(&self, kind: Kind, name: &str) -> bool {
-        let is_there = |table: &HashMap<Arc<str>, Bytes>| table.contains_key(name);
+        let mut epochs = self.contents.seen.keys();
         table(&self.contents.rows, kind).contains_key(name)
-            || self
-                .contents
-                .seen
-                .values()
-                .any(|seen| is_there(table(seen, kind)))
+            || epochs.any(|epoch| self.knows_of(*epoch, kind, name))
     }
 
     /// Whether this core has counted anything for this name.

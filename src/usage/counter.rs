@@ -37,7 +37,7 @@ impl Kind {
     }
 
     /// Whether the node added this to the core.
-    fn is_ours(self, name: &str) -> bool {
+    pub(super) fn is_ours(self, name: &str) -> bool {
         match self {
             Self::User => name == PLACEHOLDER,
             Self::Inbound => name == API_INBOUND,

@@ -392,6 +392,16 @@ impl Drop for Mounted {
 }
 
 impl Used {
+    /// The next daemon finds a ledger that is read-only, until what this returns is dropped.
+    async fn another_daemon_that_can_not_write(&mut self) -> Option<Mounted> {
+        self.node.kill();
+        let ledger = self.node.folder().join("state/ledger.redb");
+        let bound = Mounted::read_only(&ledger)?;
+        self.node.launch();
+        control_answers(&self.panel).await;
+        Some(bound)
+    }
+
     /// What is told when the disk does not take it.
     async fn refusal(&self) -> String {
         let refused = eventually("a refusal", || async {
@@ -453,13 +463,9 @@ async fn a_ledger_that_can_not_be_opened_costs_no_byte() {
     used.exchange().await;
     // On disk, not told.
     tokio::time::sleep(Duration::from_millis(500)).await;
-    used.node.kill();
-    let ledger = used.node.folder().join("state/ledger.redb");
-    let Some(bound) = Mounted::read_only(&ledger) else {
+    let Some(bound) = used.another_daemon_that_can_not_write().await else {
         return;
     };
-    used.node.launch();
-    control_answers(&used.panel).await;
     used.exchange().await;
     let refusal = used.refusal().await;
     assert!(refusal.contains("Read-only file system"), "{refusal}");
@@ -501,13 +507,9 @@ async fn a_damaged_ledger_stops_nothing_and_bills_nothing_twice() {
 async fn what_a_core_had_counted_is_known_when_the_ledger_can_be_read() {
     let mut used = Used::new(OFTEN).await;
     used.exchange().await;
-    used.node.kill();
-    let ledger = used.node.folder().join("state/ledger.redb");
-    let Some(bound) = Mounted::read_only(&ledger) else {
+    let Some(bound) = used.another_daemon_that_can_not_write().await else {
         return;
     };
-    used.node.launch();
-    control_answers(&used.panel).await;
     used.exchange().await;
     used.exchange_the_core().await;
     used.exchange().await;

@@ -39,6 +39,7 @@ use crate::usage::ledger::Ticket;
 const HEADER: HeaderName = HeaderName::from_static("raynode-delivery");
 /// So many cancelled streams are remembered.
 const CANCELLED: usize = 1024;
+
 /// One connection, as far as reports are concerned.
 #[derive(Debug)]
 pub(super) struct Wire {
@@ -76,7 +77,6 @@ struct Case {
     replaced: AtomicBool,
     reset_stream: AtomicBool,
     pong: AtomicBool,
-    answered_before: bool,
 }
 
 impl Wire {
@@ -109,8 +109,7 @@ impl Wire {
         version: Version,
     ) -> ((HeaderName, HeaderValue), Track) {
         ticket.leaves();
-        let case = {
-            let mut cases = self.cases.lock().unwrap_or_else(PoisonError::into_inner);
+        let case = self.with_cases(|cases| {
             cases.next = (cases.next + 1) % (1 << Mark::BITS);
             let case = Arc::new(Case {
                 mark: Mark(cases.next),
@@ -121,11 +120,10 @@ impl Wire {
                 replaced: AtomicBool::new(false),
                 reset_stream: AtomicBool::new(false),
                 pong: AtomicBool::new(false),
-                answered_before: self.answered.load(Ordering::Relaxed),
             });
             cases.open.push(Arc::clone(&case));
             case
-        };
+        });
         let value = HeaderValue::from_bytes(&case.mark.letters());
         let mut value = value.unwrap_or_else(|_| HeaderValue::from_static("00000000"));
         // What is sensitive is never put into HPACK's table: it is always written out.

@@ -107,7 +107,7 @@ impl Wire {
             discarded: case.discarded.load(Ordering::Acquire),
             reset_stream: case.reset_stream.load(Ordering::Acquire),
             pong,
-            answered: case.answered_before || self.answered.load(Ordering::Acquire),
+            answered: self.answered.load(Ordering::Acquire),
             rested: seen.signs.is_some_and(|since| {
                 // Over HTTP/1.1 the client's next word may take as long as its rhythm is.
                 let is_over = over.is_some_and(|since| since.elapsed() >= REST);

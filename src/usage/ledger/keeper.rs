@@ -476,7 +476,7 @@ fn of_user(user: &UserStat) -> impl Iterator<Item = Reading<'_>> {
             value: u64::try_from(value).ok()?,
         })
     })
-    .filter(|reading| !reading.name.is_empty() && reading.name != crate::xray::config::PLACEHOLDER)
+    .filter(|reading| !reading.name.is_empty() && !reading.kind.is_ours(reading.name))
 }
 
 fn parse(batch: &str) -> Result<(Uuid, u64), Error> {
