@@ -6,7 +6,11 @@ use std::path::PathBuf;
 use prost::Message;
 
 /// What is served: the panel's contract and the node's own API.
-const SERVICES: [&str; 2] = ["proto/service.proto", "proto/raynode/v1/usage.proto"];
+const SERVICES: [&str; 3] = [
+    "proto/service.proto",
+    "proto/raynode/v1/core.proto",
+    "proto/raynode/v1/usage.proto",
+];
 
 /// Messages whose user lists stay encoded until each user is looked at: a full list is many times
 /// larger decoded than on the wire, and it is needed one user at a time.

@@ -15,6 +15,7 @@ use uuid::Uuid;
 
 use crate::node::{Memory, Node, Running};
 use crate::panel::client_cert::{self, ClientCertificates};
+use crate::panel::cores::Cores;
 use crate::panel::doorman::Doorman;
 use crate::panel::front::Front;
 use crate::panel::gate::Gate;
@@ -181,8 +182,9 @@ impl App {
 
         end_cores_elsewhere(&settings.state_dir, &settings.runtime_dir).await;
         let logs = Arc::new(Logs::new(settings.log_buffer));
-        let mut launcher =
-            Launcher::new(settings.xray, settings.assets, settings.runtime_dir, logs);
+        let parts = settings.core.parts();
+        let what = parts.binary.display().to_string();
+        let mut launcher = Launcher::new(parts, settings.assets, settings.runtime_dir, logs);
         launcher.tail_lines = settings.startup_log_tail;
         launcher.debug_config = settings.debug_config;
         match launcher.version().await {
@@ -190,14 +192,13 @@ impl App {
             // The node serves all the same: its panel learns the reason from its Start.
             Err(error) => tracing::warn!(%error, "there is no xray that could be started"),
         }
-        let by_hand = ByHand {
-            what: launcher.binary.display().to_string(),
-        };
+        let by_hand = ByHand { what };
         let memory = Memory {
             state_dir: settings.state_dir,
             restore: settings.restore_on_boot,
             stop_grace: settings.stop_grace,
             usage: settings.usage,
+            handover: settings.handover,
         };
         let (node, running) = Node::spawn(launcher, memory).await;
         let pair = Pair {
@@ -256,7 +257,9 @@ impl App {
         let mut routes =
             Routes::new(service.clone().into_server(self.limits.message)).add_service(health);
         let receipts = Receipts::new(self.node.clone());
-        routes = routes.add_service(receipts.into_server(self.limits.message));
+        routes = routes
+            .add_service(receipts.into_server(self.limits.message))
+            .add_service(Cores::new(self.node.clone()).into_server(self.limits.message));
         match (reflection::v1(), reflection::v1alpha()) {
             (Ok(v1), Ok(v1alpha)) => routes = routes.add_service(v1).add_service(v1alpha),
             (Err(error), _) | (_, Err(error)) => {
@@ -354,8 +357,11 @@ async fn follow_settings(mut hangups: Signal, node: Node) {
                 node.set_stop_grace(settings.stop_grace);
                 telemetry::set_level(settings.log_level);
                 tracing::info!(
-                    "took over LOG_LEVEL and STOP_GRACE; other settings change with a restart"
+                    "took over LOG_LEVEL, STOP_GRACE, HANDOVER, DRAIN_TIMEOUT and what the core is made of (XRAY_EXECUTABLE_PATH, CORE_MEMORY_LIMIT, HYSTERIA_IDLE_TIMEOUT); other settings change with a restart"
                 );
+                if let Err(error) = node.renew(settings.core.parts(), settings.handover).await {
+                    tracing::error!(%error, "the core stays as it is");
+                }
             }
             Err(mistakes) => {
                 tracing::error!(%mistakes, "the settings were not taken over, the old ones stay");
@@ -426,7 +432,7 @@ async fn end_cores_elsewhere(state_dir: &Path, runtime_dir: &Path) {
         if before != here
             && let Ok(_alone) = lock(&before)
         {
-            let ended = leftover::end(&before, None).await;
+            let ended = leftover::end(&before, &[]).await;
             tracing::warn!(folder = %before.display(), ended, "RUNTIME_DIR has changed, and so the core is started anew");
         }
     }

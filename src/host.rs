@@ -25,6 +25,27 @@ pub fn allow_many_open_files() {
     }
 }
 
+/// Bytes of memory that another process could have: of the machine, and within the limit of the control
+/// group. `None` where nobody knows.
+#[must_use]
+pub fn memory_to_spare() -> Option<u64> {
+    let mut system = System::new().ok()?;
+    system.refresh_memory();
+    let machine = system.available_memory();
+    let group = system.cgroup_limits().map(|limits| limits.free_memory);
+    Some(group.map_or(machine, |group| group.min(machine)))
+}
+
+/// Bytes of memory that there are at all, by the same measure.
+#[must_use]
+pub fn memory() -> Option<u64> {
+    let mut system = System::new().ok()?;
+    system.refresh_memory();
+    let machine = system.total_memory();
+    let group = system.cgroup_limits().map(|limits| limits.total_memory);
+    Some(group.map_or(machine, |group| group.min(machine)))
+}
+
 /// One measurement.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Sample {

@@ -75,7 +75,7 @@ pub(super) fn run(arguments: &Arguments) -> ExitCode {
         Ended::Failed(reason) => failed(&reason),
         Ended::Done => ExitCode::SUCCESS,
         Ended::Hurried(How::Stop) => {
-            leftover::kill(&runtime_dir);
+            leftover::kill_all(&runtime_dir);
             ExitCode::from(EXIT_FAILED)
         }
         Ended::Hurried(How::Detach | How::Exec) => ExitCode::from(EXIT_FAILED),

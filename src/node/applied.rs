@@ -43,27 +43,47 @@ impl Applied {
         self
     }
 
+    /// The same for another core, which has to have all of it.
+    pub(super) fn again(&self) -> Self {
+        Self {
+            skeleton: Arc::clone(&self.skeleton),
+            roster: self.roster.clone(),
+            overrides: self.overrides.clone(),
+            unanswered: self.unanswered.clone(),
+            doubtful: false,
+        }
+    }
+
     /// A core that has all of it, ready within `patience`.
     pub(super) async fn launch(
         &mut self,
         launcher: &Launcher,
         patience: Duration,
     ) -> Result<Core, core::Error> {
-        // Of a new core nothing is unknown.
+        self.settle_unanswered();
+        let core = launcher
+            .start(&self.skeleton, &self.roster, patience)
+            .await?;
+        self.override_balancers(&core).await;
+        Ok(core)
+    }
+
+    /// Of a new core nothing is unknown.
+    pub(super) fn settle_unanswered(&mut self) {
         for ((tag, email), wanted) in self.unanswered.drain() {
             match wanted {
                 Some(account) => self.roster.put(&tag, &email, Some(account)),
                 None => self.roster.take(&tag, &email),
             }
         }
-        let core = launcher
-            .start(&self.skeleton, &self.roster, patience)
-            .await?;
+    }
+
+    /// Tells a new core what the balancers were told.
+    pub(super) async fn override_balancers(&self, core: &Core) {
         for (balancer, target) in &self.overrides {
             if let Err(error) = core.client().override_balancer(balancer, target).await {
                 tracing::warn!(balancer, target, %error, "the balancer chooses by itself again");
             }
         }
-        Ok(core)
     }
 }

@@ -178,7 +178,7 @@ impl Core<'_> {
 
     /// A user who is not there is removed.
     async fn remove(&self, inbound: &Inbound, email: &str) -> Result<(), client::Error> {
-        match self.client.remove_user(inbound, email).await {
+        match self.client.remove_user(&inbound.tag, email).await {
             Err(client::Error::NotFound(_)) => Ok(()),
             result => result,
         }

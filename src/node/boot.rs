@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::Error;
 use super::applied::Applied;
 use super::apply::change_users;
+use super::handover::{Between, Means, Successor, groups_of, is_inbound};
 use super::last_good::{LastGood, Restored};
 use super::phase::Phase;
 use super::plan::{self, UserChanges};
@@ -12,11 +13,18 @@ use super::roster::Roster;
 use super::user::Email;
 use crate::usage::harvest::{Harvester, Source};
 use crate::xray::client::Client;
-use crate::xray::config::PLACEHOLDER;
-use crate::xray::core::{Core, Launcher, NotAdopted};
+use crate::xray::config::{Endpoint, LogFiles, PLACEHOLDER};
+use crate::xray::core::{ADOPTION_PATIENCE, Core, Launcher, NotAdopted};
+use crate::xray::handover::Mode;
+use crate::xray::handover::groups::{Group, Groups};
+use crate::xray::handover::journal::{Drained, Journal};
+use crate::xray::handover::procedure;
 use crate::xray::leftover;
 use crate::xray::record::Record;
 use crate::xray::version::Version;
+
+/// How long a core beside the one that serves may take to answer.
+const ANSWERS: Duration = Duration::from_secs(2);
 
 /// What a new daemon begins with.
 pub(super) struct Found {
@@ -26,59 +34,236 @@ pub(super) struct Found {
     pub(super) stopped: bool,
     /// It is what the panel's session was about.
     pub(super) is_what_the_panel_had: bool,
+    /// The cores that drain.
+    pub(super) draining: Vec<(Core, Drained)>,
+    pub(super) groups: Groups,
+    pub(super) journal: Journal,
 }
 
-/// Takes over what serves. What can't be taken over is ended, so that no core is alive then that
-/// nobody knows of; a configuration without a core is started again with `start_again`.
+/// What the last daemon left, as far as it has been looked at.
+struct Finding<'a> {
+    launcher: &'a Launcher,
+    harvester: &'a Harvester,
+    last_good: &'a mut LastGood,
+    mode: Mode,
+    journal: Journal,
+    groups: Groups,
+    draining: Vec<(Core, Drained)>,
+}
+
+/// Takes over what serves, and ends a hand-over in which the last daemon died. What can't be taken over is
+/// ended, so that no core is alive then that nobody knows of; a configuration without a core is started
+/// again with `start_again`.
 pub(super) async fn restore(
     launcher: &Launcher,
     (last_good, harvester): (&mut LastGood, &Harvester),
+    mode: Mode,
     start_again: bool,
     lingers: bool,
 ) -> Found {
-    let record = Record::read(&launcher.runtime_dir);
-    let mut restored = last_good.load();
+    let folder = &launcher.runtime_dir;
+    let mut finding = Finding {
+        launcher,
+        harvester,
+        last_good,
+        mode,
+        journal: Journal::read(folder),
+        groups: Groups::default(),
+        draining: Vec::new(),
+    };
+    let record = finding.which_serves();
+    let mut restored = finding
+        .last_good
+        .load(record.as_ref().map(|record| record.id));
     let keep_alive = restored.as_ref().and_then(|restored| restored.keep_alive);
     let stopped = restored.as_ref().is_some_and(|restored| restored.stopped);
     let outdated = restored.as_ref().is_some_and(|restored| restored.outdated);
-    let found = |phase, is_what_the_panel_had| Found {
-        phase,
-        keep_alive,
-        stopped,
-        is_what_the_panel_had,
-    };
+    let mut serving = None;
     if let Some(record) = &record {
         harvester.ledger().adopt(record.id);
-        match adopt(launcher, record, restored.as_ref()).await {
-            Ok(core) => {
-                if let Some(restored) = restored.take() {
-                    leftover::end(&launcher.runtime_dir, Some(core.pid())).await;
-                    let applied = take_over(&core, last_good, restored, keep_alive).await;
-                    return found(Phase::Serving { core, applied }, true);
-                }
-            }
-            // Whoever does not answer will not stop when asked either.
-            Err(Some(NotAdopted::Silent(_))) => leftover::kill(&launcher.runtime_dir),
-            Err(_) => farewell(record, harvester).await,
-        }
+        serving = finding.take_over(record, &mut restored, keep_alive).await;
     }
-    leftover::end(&launcher.runtime_dir, None).await;
-    let phase = match restored {
-        Some(restored) if start_again && (!stopped || lingers) => {
+    let logs = serving
+        .as_ref()
+        .map(|(_, applied)| applied.skeleton.log_files().clone());
+    let logs = logs.unwrap_or_default();
+    finding.find_those_that_drain(record.as_ref(), &logs).await;
+    finding.order_groups(serving.as_ref());
+    let serving = finding.end_what_was_begun(serving, &logs, keep_alive).await;
+    let cores = serving.as_ref().map(|(core, _)| core).into_iter();
+    let cores = cores.chain(finding.draining.iter().map(|(core, _)| core));
+    let pids: Vec<i32> = cores.map(Core::pid).collect();
+    leftover::end(folder, &pids).await;
+    let phase = match (serving, restored) {
+        (Some((core, applied)), _) => Phase::Serving { core, applied },
+        (None, Some(restored)) if start_again && (!stopped || lingers) => {
             tracing::info!("starting what was served last; the panel may be away");
             Phase::Down {
                 applied: restored.applied,
                 retry: tokio::time::Instant::now(),
             }
         }
-        _ => Phase::Idle,
+        (None, _) => Phase::Idle,
     };
-    if outdated {
+    let is_adopted = matches!(phase, Phase::Serving { .. });
+    if outdated && !is_adopted {
         tracing::warn!(
             "what is on disk is older than what was served last: a panel has to say what it wants"
         );
     }
-    found(phase, !outdated)
+    Found {
+        phase,
+        keep_alive,
+        stopped,
+        is_what_the_panel_had: is_adopted || !outdated,
+        draining: finding.draining,
+        groups: finding.groups,
+        journal: finding.journal,
+    }
+}
+
+impl Finding<'_> {
+    /// The core that served last. Where the journal names another one than its own record, the daemon died
+    /// before it could write that one anew.
+    fn which_serves(&self) -> Option<Record> {
+        let folder = &self.launcher.runtime_dir;
+        let named = self.journal.serving.clone();
+        named
+            .filter(|serving| leftover::is_core_of(folder, serving.process))
+            .or_else(|| Record::read(folder))
+    }
+
+    async fn take_over(
+        &mut self,
+        record: &Record,
+        restored: &mut Option<Restored>,
+        keep_alive: Option<Duration>,
+    ) -> Option<(Core, Applied)> {
+        let folder = &self.launcher.runtime_dir;
+        match adopt(self.launcher, record, restored.as_ref()).await {
+            Ok(core) => {
+                let applied = take_over(&core, self.last_good, restored.take()?, keep_alive).await;
+                self.launcher.write_record(core.record());
+                return Some((core, applied));
+            }
+            // Whoever does not answer will not stop when asked either.
+            Err(Some(NotAdopted::Silent(_))) => leftover::kill(folder, record.process),
+            Err(_) => farewell(record, self.harvester).await,
+        }
+        None
+    }
+
+    async fn find_those_that_drain(&mut self, serving: Option<&Record>, logs: &LogFiles) {
+        for drained in std::mem::take(&mut self.journal.draining) {
+            let record = &drained.record;
+            if serving.is_some_and(|serving| serving.id == record.id) {
+                continue;
+            }
+            self.harvester.ledger().adopt(record.id);
+            match self.launcher.adopt(record, logs, ANSWERS).await {
+                Ok(core) => self.draining.push((core, drained)),
+                Err(NotAdopted::Ended) => {}
+                Err(error) => {
+                    tracing::warn!(pid = record.process.pid, %error, "a core that drained is not taken over");
+                    farewell(record, self.harvester).await;
+                }
+            }
+        }
+    }
+
+    /// In the order in which they began to listen.
+    fn order_groups(&mut self, serving: Option<&(Core, Applied)>) {
+        let mut cores: Vec<(u64, &Core, Vec<Group>)> = Vec::new();
+        if let Some((core, applied)) = serving {
+            let inbounds: Vec<Endpoint> = applied.skeleton.endpoints().collect();
+            let groups = groups_of(core.pid(), |port| is_inbound(&inbounds, port));
+            cores.push((core.record().process.started, core, groups));
+        }
+        for (core, drained) in &self.draining {
+            let ports = &drained.leaving.ports;
+            let groups = groups_of(core.pid(), |port| {
+                ports.iter().any(|range| range.contains(&port))
+            });
+            cores.push((core.record().process.started, core, groups));
+        }
+        cores.sort_by_key(|(started, ..)| *started);
+        for (_, core, groups) in cores {
+            self.groups.set(core.id(), &groups);
+        }
+    }
+
+    /// A core that was about to serve does so, or is gone.
+    async fn end_what_was_begun(
+        &mut self,
+        serving: Option<(Core, Applied)>,
+        logs: &LogFiles,
+        keep_alive: Option<Duration>,
+    ) -> Option<(Core, Applied)> {
+        let folder = &self.launcher.runtime_dir;
+        let Some(next) = self.journal.next.take() else {
+            return serving;
+        };
+        let ready = std::mem::take(&mut self.journal.flipping);
+        let given = self.last_good.load_next(next.id);
+        let Some(given) = given.filter(|_| ready) else {
+            tracing::info!(
+                pid = next.process.pid,
+                "a core that was not ready when the last daemon died is ended"
+            );
+            leftover::kill(folder, next.process);
+            return serving;
+        };
+        let adopted = self.launcher.adopt(&next, logs, ANSWERS).await;
+        let (core, answers) = match adopted {
+            Ok(core) => (Some(core), Ok(())),
+            Err(error) => (None, Err(Error::Failed(error.to_string()))),
+        };
+        let Some((old, before)) = serving else {
+            // The old one died, too.
+            let core = core?;
+            self.launcher.write_record(core.record());
+            let applied = take_over(&core, self.last_good, given, keep_alive).await;
+            return Some((core, applied));
+        };
+        let means = Means {
+            launcher: self.launcher,
+            harvester: self.harvester,
+            last_good: &mut *self.last_good,
+            keep_alive,
+            groups: &mut self.groups,
+            journal: &mut self.journal,
+            mode: self.mode,
+        };
+        let successor = Successor {
+            applied: given.applied,
+            core,
+        };
+        let mut between = Between::new(means, (&old, &before.skeleton), successor);
+        let resumed = procedure::resume(&mut between, answers).await;
+        let (Successor { applied, core }, drained) = between.into_parts();
+        match (resumed, core) {
+            (Ok(()), Some(core)) => {
+                tracing::info!(
+                    pid = core.pid(),
+                    "ended the hand-over in which the last daemon died: the new core serves"
+                );
+                self.launcher.write_record(core.record());
+                self.last_good.save(core.id(), &applied, keep_alive);
+                self.draining.push((old, drained));
+                Some((core, applied))
+            }
+            (resumed, _) => {
+                let error = resumed.err().map(|error| error.to_string());
+                tracing::warn!(
+                    pid = next.process.pid,
+                    error,
+                    "undid the hand-over in which the last daemon died: the old core serves"
+                );
+                leftover::kill(folder, next.process);
+                Some((old, before))
+            }
+        }
+    }
 }
 
 async fn adopt(
@@ -94,7 +279,8 @@ async fn adopt(
         );
         return Err(None);
     };
-    let adopted = launcher.adopt(record, &restored.applied.skeleton).await;
+    let logs = restored.applied.skeleton.log_files();
+    let adopted = launcher.adopt(record, logs, ADOPTION_PATIENCE).await;
     adopted.map_err(|error| {
         tracing::warn!(pid, %error, "the core that the last daemon had is not taken over");
         Some(error)

@@ -9,6 +9,8 @@ use super::Error;
 use super::plan::Desired;
 use super::user::Users;
 use crate::xray::config::Rule;
+use crate::xray::core::Parts;
+use crate::xray::handover::Policy;
 
 /// One change.
 pub(super) enum Change {
@@ -24,6 +26,13 @@ pub(super) enum Change {
     Stop,
     /// The core starts anew, with what it has.
     RestartCore,
+    /// Later cores are made of these parts and make way like this; the one that serves, too.
+    Renew {
+        /// Of what.
+        parts: Parts,
+        /// How.
+        policy: Policy,
+    },
     /// These users change, all others stay.
     UpdateUsers {
         /// The users.
@@ -63,6 +72,7 @@ impl std::fmt::Debug for Change {
             Self::Start { .. } => "start",
             Self::Stop => "stop",
             Self::RestartCore => "restart the core",
+            Self::Renew { .. } => "renew the core",
             Self::UpdateUsers { .. } => "update users",
             Self::ReplaceUsers { .. } => "replace users",
             Self::AddRule { .. } => "add a routing rule",

@@ -22,7 +22,9 @@
 
 mod control;
 mod death;
+mod handover;
 mod ladder;
+mod memory;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -30,6 +32,8 @@ use std::time::{Duration, Instant};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
+use self::handover::{Beside, EVENTS};
+use self::memory::MemoryGuard;
 use super::Error;
 use super::applied::Applied;
 use super::apply::change_users;
@@ -38,17 +42,20 @@ use super::change::{Change, Outcome};
 use super::control::Control;
 use super::endurance::Endurance;
 use super::grace::Grace;
+use super::handover::{Drain, Event};
+use super::harvesting::source;
 use super::last_good::LastGood;
 use super::phase::Phase;
-use super::plan;
+use super::plan::{self, UserChanges};
 use super::roster::Roster;
 use super::routing;
 use super::session::Session;
 use super::setbacks::Setbacks;
 use super::state::{Serving, State};
-use crate::usage::harvest::{Harvester, Source};
+use crate::usage::harvest::Harvester;
 use crate::xray::config::Skeleton;
 use crate::xray::core::{Core, Launcher};
+use crate::xray::handover::Policy;
 use crate::xray::leftover;
 use crate::xray::record::Record;
 
@@ -76,16 +83,11 @@ pub(super) struct Driver {
     last_good: LastGood,
     harvester: Arc<Harvester>,
     setbacks: Setbacks<Skeleton>,
+    beside: Beside,
+    from_drains: mpsc::Receiver<Event>,
+    memory_guard: MemoryGuard,
     /// How many changes there were: the one order that they have.
     generation: u64,
-}
-
-fn source(core: &Core) -> Source {
-    Source {
-        epoch: core.id(),
-        client: core.client().clone(),
-        version: core.version(),
-    }
 }
 
 /// How a driver ends.
@@ -106,7 +108,7 @@ impl Driver {
         (queue, state): (mpsc::Receiver<Queued>, watch::Sender<State>),
         grace: Arc<Grace>,
         (mut last_good, harvester): (LastGood, Arc<Harvester>),
-        start_again: bool,
+        (policy, start_again): (Policy, bool),
     ) -> Self {
         let left = Control::read(&launcher.runtime_dir);
         let now = Instant::now();
@@ -114,15 +116,11 @@ impl Driver {
         let found = boot::restore(
             &launcher,
             (&mut last_good, &harvester),
+            policy.mode,
             start_again,
             lingers,
         )
         .await;
-        let alive = match &found.phase {
-            Phase::Serving { core, .. } => vec![core.id()],
-            _ => Vec::new(),
-        };
-        harvester.ledger().only_epochs(alive);
         let (session, linger_until) = match (&found.phase, left.session) {
             (Phase::Idle, _) => (None, None),
             (_, Some((id, keep_alive))) if found.is_what_the_panel_had => {
@@ -138,7 +136,8 @@ impl Driver {
             _ => (None, None),
         };
         let (phase, keep_alive) = (found.phase, found.keep_alive);
-        let driver = Self {
+        let (events, from_drains) = mpsc::channel(EVENTS);
+        let mut driver = Self {
             launcher,
             queue,
             state,
@@ -151,8 +150,13 @@ impl Driver {
             last_good,
             harvester,
             setbacks: Setbacks::default(),
+            beside: Beside::new(policy, found.journal, found.groups, events),
+            from_drains,
+            memory_guard: MemoryGuard::default(),
             generation: 0,
         };
+        driver.last_good.forget_next();
+        driver.go_on_draining(found.draining);
         driver.publish();
         driver
     }
@@ -169,6 +173,7 @@ impl Driver {
                 biased;
                 () = leave.stop.cancelled() => break,
                 () = leave.detach.cancelled() => break,
+                Some(event) = self.from_drains.recv() => self.on_drain(event).await,
                 event = self.phase.event() => tokio::select! {
                     biased;
                     () = leave.stop.cancelled() => break,
@@ -204,7 +209,12 @@ impl Driver {
         tokio::task::block_in_place(|| self.last_good.sync());
         if leave.detach.is_cancelled() && !leave.stop.is_cancelled() {
             if let Phase::Serving { core, .. } = &self.phase {
-                tracing::info!(pid = core.pid(), "the core serves on for the next daemon");
+                let draining = self.beside.drains.len();
+                tracing::info!(
+                    pid = core.pid(),
+                    draining,
+                    "the core serves on for the next daemon"
+                );
             }
             return;
         }
@@ -214,7 +224,7 @@ impl Driver {
         if let Some(record) = Record::read(&self.launcher.runtime_dir) {
             boot::farewell(&record, &self.harvester).await;
         }
-        leftover::end(&self.launcher.runtime_dir, None).await;
+        leftover::end(&self.launcher.runtime_dir, &[]).await;
     }
 
     async fn apply(&mut self, change: Change) -> Outcome {
@@ -242,29 +252,33 @@ impl Driver {
             }
             Change::Stop => self.stop().await,
             Change::RestartCore => {
-                tracing::info!("the core is started anew because the panel asked for it");
-                self.restart().await.map(|()| None)
+                self.fresh_core("the panel asked for it").await?;
+                Ok(None)
+            }
+            Change::Renew { parts, policy } => {
+                self.beside.policy = policy;
+                self.take_parts(parts).await?;
+                Ok(None)
             }
             Change::UpdateUsers {
                 users,
                 all_or_nothing,
             } => {
-                let (core, applied, last_good) = self.serving()?;
+                let (_, applied, _) = self.serving()?;
                 let (changes, refused) = tokio::task::block_in_place(|| {
                     plan::update(&applied.roster, users, all_or_nothing)
                 });
-                change_users(core.client(), applied, last_good, changes).await?;
+                self.change_users(changes).await?;
                 refused.map_err(Error::Refused)?;
                 Ok(None)
             }
             Change::ReplaceUsers { users } => {
-                let (core, applied, last_good) = self.serving()?;
+                let (_, applied, _) = self.serving()?;
                 let changes = tokio::task::block_in_place(|| {
                     let wanted = Roster::new(applied.skeleton.inbounds(), users)?;
                     Ok(plan::replace_all(&applied.roster, &wanted))
                 });
-                let changes = changes.map_err(Error::Refused)?;
-                change_users(core.client(), applied, last_good, changes).await?;
+                self.change_users(changes.map_err(Error::Refused)?).await?;
                 Ok(None)
             }
             Change::AddRule { rule, reset } => {
@@ -285,6 +299,20 @@ impl Driver {
                 Ok(None)
             }
         }
+    }
+
+    /// Whoever is gone afterwards is cut in the cores that drain, too.
+    async fn change_users(&mut self, changes: UserChanges) -> Result<(), Error> {
+        let removed = changes.removed();
+        let Phase::Serving { core, applied } = &mut self.phase else {
+            return Err(Error::CoreNotStarted);
+        };
+        let changed = change_users(core.client(), applied, &mut self.last_good, changes).await;
+        let roster = &applied.roster;
+        let gone = removed.into_iter().filter(|email| !roster.has(email));
+        let gone = gone.map(|email| email.as_str().to_owned()).collect();
+        self.cut(gone);
+        changed
     }
 
     fn serving(&mut self) -> Result<(&Core, &mut Applied, &mut LastGood), Error> {
@@ -325,8 +353,8 @@ impl Driver {
         applied.doubtful = false;
         let keep_alive = self.keep_alive;
         tokio::task::block_in_place(|| self.last_good.save(core.id(), &applied, keep_alive));
-        self.harvester.ledger().only_epochs(vec![core.id()]);
         self.phase = Phase::Serving { core, applied };
+        self.harvester.only(self.alive());
         self.publish();
     }
 
@@ -354,9 +382,11 @@ impl Driver {
         self.endurance = Endurance::default();
         let phase = std::mem::replace(&mut self.phase, Phase::Idle);
         self.publish();
+        self.end_drains("the node stops").await;
         if let Phase::Serving { core, .. } = phase {
             self.end(core).await;
         }
+        self.publish();
     }
 
     /// Stops a core, once it has told what it counted.
@@ -371,11 +401,13 @@ impl Driver {
         let serving = match &self.phase {
             Phase::Serving { core, applied } => Some(Arc::new(Serving {
                 source: source(core),
+                pid: core.pid(),
                 ready: core.ready_since(),
                 skeleton: Arc::clone(&applied.skeleton),
             })),
             Phase::Down { .. } | Phase::GaveUp { .. } | Phase::Idle => None,
         };
+        let draining = self.beside.drains.iter().map(Drain::view).collect();
         let gave_up = match &self.phase {
             Phase::GaveUp { why, .. } => Some(Arc::clone(why)),
             _ => None,
@@ -383,6 +415,8 @@ impl Driver {
         self.state.send_replace(State {
             session: self.session.clone(),
             serving,
+            draining,
+            tally: self.beside.tally,
             gave_up,
         });
     }

@@ -6,12 +6,22 @@ use std::time::Duration;
 use tokio::sync::watch;
 
 use super::state::State;
-use crate::usage::harvest::Harvester;
+use crate::usage::harvest::{Harvester, Source};
+use crate::xray::core::Core;
 
 /// After a harvest that failed.
 const PAUSE: Duration = Duration::from_secs(2);
 
-/// Harvests until it is dropped. Whatever goes wrong costs nothing as long as the core lives: it counts on.
+/// How a core is read.
+pub(super) fn source(core: &Core) -> Source {
+    Source {
+        epoch: core.id(),
+        client: core.client().clone(),
+        version: core.version(),
+    }
+}
+
+/// Harvests the core that serves until it is dropped; those that drain read themselves. Whatever goes wrong costs nothing as long as the core lives: it counts on.
 pub(super) async fn run(harvester: Arc<Harvester>, mut state: watch::Receiver<State>) {
     let mut failing = false;
     loop {

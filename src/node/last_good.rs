@@ -42,6 +42,8 @@ pub(super) struct LastGood {
     place: Place,
     /// Outlives the daemon: for as long as the disk refuses.
     spare: Place,
+    /// What a core was given that does not serve yet.
+    next: Place,
     /// Stands beside the core's record while both are older than what the core has.
     outdated: PathBuf,
     journal: Option<Journal>,
@@ -242,6 +244,10 @@ impl LastGood {
         Self {
             place: Place::below(state_dir),
             spare: Place::below(runtime_dir),
+            next: Place {
+                snapshot: runtime_dir.join("next-good"),
+                journal: runtime_dir.join("next-good.journal"),
+            },
             outdated: runtime_dir.join("last-good.outdated"),
             journal: None,
             failed: None,
@@ -250,16 +256,28 @@ impl LastGood {
         }
     }
 
-    /// What is there. What can't be read is moved aside, loudly.
-    pub(super) fn load(&mut self) -> Option<Restored> {
+    /// What is there, and best what this core had. What can't be read is moved aside, loudly.
+    pub(super) fn load(&mut self, core: Option<Uuid>) -> Option<Restored> {
         let both = [self.read(&self.place), self.read(&self.spare)];
-        let restored = both
+        let latest = both
             .into_iter()
             .flatten()
             .max_by_key(|restored| restored.sequence);
+        let is_its = |restored: &Restored| Some(restored.core) == core;
+        let restored = match latest {
+            Some(latest) if is_its(&latest) => Some(latest),
+            // It had been given that, and the daemon died before it could say that it serves.
+            latest => core.and_then(|core| self.load_next(core)).or(latest),
+        };
         self.sequence = restored.as_ref().map_or(0, |restored| restored.sequence);
         self.stopped = restored.as_ref().is_some_and(|restored| restored.stopped);
         restored
+    }
+
+    /// What this core was given, which did not serve yet.
+    pub(super) fn load_next(&self, core: Uuid) -> Option<Restored> {
+        let next = self.read(&self.next);
+        next.filter(|restored| restored.core == core)
     }
 
     fn read(&self, place: &Place) -> Option<Restored> {
@@ -320,19 +338,9 @@ impl LastGood {
 
     /// Writes down all of it: what `core` has.
     pub(super) fn save(&mut self, core: Uuid, applied: &Applied, keep_alive: Option<Duration>) {
-        let id = Uuid::new_v4();
         self.sequence += 1;
-        let writing = Writing {
-            format: FORMAT,
-            id,
-            sequence: self.sequence,
-            core,
-            stopped: self.stopped,
-            keep_alive: keep_alive.map(|span| span.as_secs()),
-            overrides: &applied.overrides,
-            skeleton: &applied.skeleton,
-            users: RosterAsMap(applied),
-        };
+        let writing = self.writing(core, applied, keep_alive);
+        let id = writing.id;
         match self.place.write(id, &writing) {
             Ok(journal) => {
                 if self.failed.take().is_some() {
@@ -355,6 +363,41 @@ impl LastGood {
                     }
                 }
             }
+        }
+    }
+
+    /// Writes down what a core was given that does not serve yet, beside what serves.
+    pub(super) fn save_next(
+        &self,
+        core: Uuid,
+        applied: &Applied,
+        keep_alive: Option<Duration>,
+    ) -> io::Result<()> {
+        let writing = self.writing(core, applied, keep_alive);
+        self.next.write(writing.id, &writing).map(drop)
+    }
+
+    /// There is nothing that does not serve yet: it does, or never will.
+    pub(super) fn forget_next(&self) {
+        drop(self.next.clear());
+    }
+
+    fn writing<'a>(
+        &self,
+        core: Uuid,
+        applied: &'a Applied,
+        keep_alive: Option<Duration>,
+    ) -> Writing<'a> {
+        Writing {
+            format: FORMAT,
+            id: Uuid::new_v4(),
+            sequence: self.sequence,
+            core,
+            stopped: self.stopped,
+            keep_alive: keep_alive.map(|span| span.as_secs()),
+            overrides: &applied.overrides,
+            skeleton: &applied.skeleton,
+            users: RosterAsMap(applied),
         }
     }
 

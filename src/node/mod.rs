@@ -13,6 +13,7 @@ mod control;
 mod driver;
 mod endurance;
 mod grace;
+mod handover;
 mod harvesting;
 mod last_good;
 mod phase;
@@ -33,7 +34,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
-pub use self::reads::{Latency, LogStream};
+pub use self::reads::{CoreInfo, Latency, LogStream};
 pub use self::roster::{Refused, Roster};
 pub use self::session::Session;
 pub use self::user::{Email, Malformed, User, Users};
@@ -49,7 +50,8 @@ use crate::usage::Policy;
 use crate::usage::harvest::Harvester;
 use crate::usage::ledger::{self, Ledger};
 use crate::xray::config::{self, Rule, Skeleton};
-use crate::xray::core::{self, Launcher};
+use crate::xray::core::{self, Launcher, Parts};
+use crate::xray::handover as cores;
 
 /// How many changes may wait for their turn.
 const QUEUE: usize = 64;
@@ -263,6 +265,8 @@ pub struct Memory {
     pub stop_grace: Duration,
     /// What becomes of what is used.
     pub usage: Policy,
+    /// How a core makes way for another one.
+    pub handover: cores::Policy,
 }
 
 impl Node {
@@ -283,7 +287,7 @@ impl Node {
             (changes, publish),
             Arc::clone(&grace),
             (last_good, Arc::clone(&harvester)),
-            memory.restore,
+            (memory.handover, memory.restore),
         )
         .await;
         let task = tokio::spawn(driver.run(leave.clone()));
@@ -350,12 +354,22 @@ impl Node {
         self.change(Change::Stop).await.map(drop)
     }
 
-    /// Starts the core anew with the configuration and the users that it has; every connection ends.
+    /// Gives the configuration and the users that are served a core of their own. Connections live on where
+    /// a second core can be started beside the one that serves, and end where not.
     ///
     /// # Errors
-    /// When no panel has control, or the core does not come back; it is tried again then.
+    /// When no panel has control, or the new core does not serve.
     pub async fn restart_core(&self) -> Result<(), Error> {
         self.change(Change::RestartCore).await.map(drop)
+    }
+
+    /// Later cores are made of these parts, and make way like this. A core that serves and is made of others
+    /// makes way for one of these, where it can without cutting anybody.
+    ///
+    /// # Errors
+    /// When the new core does not get ready; the old one and its parts stay.
+    pub async fn renew(&self, parts: Parts, policy: cores::Policy) -> Result<(), Error> {
+        self.change(Change::Renew { parts, policy }).await.map(drop)
     }
 
     /// Gives the listed users what they name and nothing else; a user without inbounds is removed.

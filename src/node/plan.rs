@@ -32,8 +32,8 @@ pub(super) enum Plan {
         /// How the users do.
         changes: UserChanges,
     },
-    /// Only a core that is started anew can run it.
-    Restart {
+    /// Only another core can run it.
+    Another {
         /// The parts of the configuration that differ.
         because: Vec<String>,
     },
@@ -122,6 +122,17 @@ impl UserChanges {
         self.first.is_empty() && self.then.is_empty()
     }
 
+    /// Who leaves an inbound, spelled as the core knows him.
+    #[must_use]
+    pub(super) fn removed(&self) -> Vec<Email> {
+        let ops = self.first.iter().chain(&self.then);
+        ops.filter_map(|op| match op {
+            UserOp::Remove { email, .. } => Some(email.clone()),
+            UserOp::Add { .. } | UserOp::Replace { .. } => None,
+        })
+        .collect()
+    }
+
     /// How many changes there are.
     #[must_use]
     pub(super) fn len(&self) -> usize {
@@ -138,7 +149,7 @@ pub(super) fn plan(skeleton: &Skeleton, roster: &Roster, wanted: &Desired) -> Pl
                 steps,
                 changes: replace_all(roster, &wanted.roster),
             },
-            None => Plan::Restart {
+            None => Plan::Another {
                 because: skeleton.differences(&wanted.skeleton),
             },
         };

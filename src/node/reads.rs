@@ -1,18 +1,22 @@
 //! What can be read of a node. Nothing here waits for a change.
 
-use std::time::Duration;
+use std::collections::BTreeMap;
+use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use super::session::Hold;
 use super::{BaseInfo, Error, Node, State};
 use crate::host::Sample;
 use crate::proto::xray::app::stats::command::SysStatsResponse;
-use crate::usage::OnlineUser;
-use crate::usage::book::{Entry, Of};
+use crate::usage::book::{Entry, Epoch, Of};
 use crate::usage::counter::Kind;
 use crate::usage::harvest::{self, Source, TELLS_USERS_STATS};
 use crate::usage::ledger::{Batch, Report};
-use crate::xray::client;
+use crate::usage::{Address, OnlineUser};
+use crate::xray::handover::{Tally, sockets};
 use crate::xray::logs::{self, Viewer};
+use crate::xray::version::Version;
+use crate::xray::{client, core};
 
 /// How long a binary that nobody has asked yet may take to say its version.
 const VERSION_PATIENCE: Duration = Duration::from_millis(500);
@@ -32,6 +36,27 @@ pub struct Latency {
     pub last_seen: i64,
     /// When a probe was last sent, Unix seconds.
     pub last_try: i64,
+}
+
+/// A core that is alive.
+#[derive(Clone, Debug)]
+pub struct CoreInfo {
+    /// Its own number.
+    pub id: Epoch,
+    /// The number of its process.
+    pub pid: i32,
+    /// Its version.
+    pub version: Version,
+    /// New connections go to it; otherwise it drains.
+    pub serves: bool,
+    /// Since when it does that.
+    pub since: Instant,
+    /// Bytes of memory that it has; 0 where nobody knows.
+    pub memory: u64,
+    /// Files and connections that it has open; 0 where nobody may look.
+    pub open_files: u64,
+    /// Connections that it keeps, at the last look, while it drains.
+    pub connections: u64,
 }
 
 /// A panel's view of the log.
@@ -81,6 +106,30 @@ impl Node {
         }
     }
 
+    /// Every core that is alive, the one that serves first, and how often one made way. Needs no session.
+    #[must_use]
+    pub fn cores(&self) -> (Vec<CoreInfo>, Tally) {
+        let state = self.state.borrow().clone();
+        let info = |source: &Source, pid, since| CoreInfo {
+            id: source.epoch,
+            pid,
+            version: source.version,
+            serves: true,
+            since,
+            memory: core::memory_of(pid).unwrap_or_default(),
+            open_files: sockets::open_files(pid).map_or(0, |count| count as u64),
+            connections: 0,
+        };
+        let serving = state.serving.iter();
+        let serving = serving.map(|core| info(&core.source, core.pid, core.ready));
+        let draining = state.draining.iter().map(|core| CoreInfo {
+            serves: false,
+            connections: core.connections.load(Ordering::Relaxed) as u64,
+            ..info(&core.source, core.pid, core.since)
+        });
+        (serving.chain(draining).collect(), state.tally)
+    }
+
     /// The machine's load, and how long the core has been serving, in seconds.
     ///
     /// # Errors
@@ -111,37 +160,50 @@ impl Node {
     pub async fn report(&self, of: Of) -> Result<Report, Error> {
         let of = named_one(of)?;
         self.session().ok_or(Error::NotInitialized)?;
-        if let Ok(serving) = self.serving() {
-            self.read_counters(&serving.source, &of).await;
+        if self.serving().is_ok() {
+            self.read_counters(&of).await;
         }
         Ok(self.harvester.ledger().report(of).await?)
     }
 
-    /// What the core has counted since it started, whether it was reported or not.
+    /// What the core has counted since it started, whether it was reported or not; with what those counted
+    /// that still drain.
     ///
     /// # Errors
     /// When a single one is asked for without a name, or no core serves.
     pub async fn counted(&self, of: Of) -> Result<Vec<Entry>, Error> {
         let of = named_one(of)?;
-        let serving = self.serving()?;
-        self.read_counters(&serving.source, &of).await;
-        let epoch = serving.source.epoch;
-        Ok(self.harvester.ledger().of_core(epoch, of).await?)
+        self.serving()?;
+        self.read_counters(&of).await;
+        let epochs = self.alive().into_iter().map(|core| core.epoch).collect();
+        Ok(self.harvester.ledger().of_cores(epochs, of).await?)
+    }
+
+    /// The core that serves, and those that drain.
+    fn alive(&self) -> Vec<Source> {
+        let state = self.state.borrow();
+        let serving = state.serving.iter().map(|serving| serving.source.clone());
+        let draining = state.draining.iter().map(|core| core.source.clone());
+        serving.chain(draining).collect()
     }
 
     /// A core that does not answer keeps what it has counted; what is known of it is told all the same.
-    async fn read_counters(&self, core: &Source, of: &Of) {
+    async fn read_counters(&self, of: &Of) {
         let harvester = &self.harvester;
-        let read = async {
+        let read = |core: Source| async move {
             match of {
-                Of::All(_) => harvester.sweep(core).await,
-                Of::One(kind, name) => harvester.look_at(core, *kind, name).await,
+                Of::All(_) => harvester.sweep(&core).await,
+                Of::One(kind, name) => harvester.look_at(&core, *kind, name).await,
             }
         };
-        match tokio::time::timeout(SWEEP_PATIENCE, read).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::warn!(%error, "usage is told as it was read last"),
-            Err(_) => tracing::warn!("the core is slow to tell, usage is told as it was read last"),
+        let reads = futures_util::future::join_all(self.alive().into_iter().map(read));
+        match tokio::time::timeout(SWEEP_PATIENCE, reads).await {
+            Ok(reads) => {
+                for error in reads.into_iter().filter_map(Result::err) {
+                    tracing::warn!(%error, "usage is told as it was read last");
+                }
+            }
+            Err(_) => tracing::warn!("a core is slow to tell, usage is told as it was read last"),
         }
     }
 
@@ -155,9 +217,8 @@ impl Node {
         if let Some(batch) = ledger.batch(cursor.clone(), 0).await? {
             return Ok(Some(batch));
         }
-        if let Ok(serving) = self.serving() {
-            self.read_counters(&serving.source, &Of::All(Kind::User))
-                .await;
+        if self.serving().is_ok() {
+            self.read_counters(&Of::All(Kind::User)).await;
         }
         Ok(ledger.batch(cursor, limit).await?)
     }
@@ -184,11 +245,31 @@ impl Node {
                 runs: source.version,
             });
         }
-        let online = self.harvester.online(source).await;
-        online.map_err(|error| match error {
-            harvest::Error::Core(error) => Error::Read(error),
-            harvest::Error::Ledger(error) => Error::Usage(error),
-        })
+        let mut all = self
+            .harvester
+            .online(source)
+            .await
+            .map_err(|error| match error {
+                harvest::Error::Core(error) => Error::Read(error),
+                harvest::Error::Ledger(error) => Error::Usage(error),
+            })?;
+        for core in self.draining() {
+            // Whom an older one does not tell of is told of by his next connection.
+            for user in self.harvester.online(&core).await.unwrap_or_default() {
+                match all.iter_mut().find(|known| known.email == user.email) {
+                    Some(known) => join(&mut known.addresses, user.addresses),
+                    None => all.push(user),
+                }
+            }
+        }
+        all.sort_by(|a, b| a.email.cmp(&b.email));
+        Ok(all)
+    }
+
+    fn draining(&self) -> Vec<Source> {
+        let state = self.state.borrow();
+        let draining = state.draining.iter();
+        draining.map(|core| core.source.clone()).collect()
     }
 
     /// What the core measured of its outbounds, by tag; of all of them, or of the one named.
@@ -235,14 +316,14 @@ impl Node {
         let serving = self.serving()?;
         named(email, "email")?;
         let source = &serving.source;
-        if let Some(addresses) = self.harvester.addresses(source.epoch, email).await {
-            return Ok(i64::try_from(addresses.len()).unwrap_or(i64::MAX));
+        let viewed = self.harvester.addresses(source.epoch, email).await;
+        if viewed.is_none() && self.draining().is_empty() {
+            // A number is less than all the addresses.
+            let count = source.client.online_count(email).await;
+            return count.map_err(|error| not_online(email, error));
         }
-        source
-            .client
-            .online_count(email)
-            .await
-            .map_err(|error| not_online(email, error))
+        let addresses = self.addresses(email).await?;
+        Ok(i64::try_from(addresses.len()).unwrap_or(i64::MAX))
     }
 
     /// The addresses that a user is connected from, with the Unix second of his latest connection.
@@ -250,20 +331,39 @@ impl Node {
     /// # Errors
     /// As for the count.
     pub async fn online_addresses(&self, email: &str) -> Result<Vec<(String, i64)>, Error> {
-        let serving = self.serving()?;
+        self.serving()?;
         named(email, "email")?;
-        let source = &serving.source;
-        if let Some(addresses) = self.harvester.addresses(source.epoch, email).await {
-            let addresses = addresses.into_iter();
-            return Ok(addresses
-                .map(|address| (address.ip, address.latest))
-                .collect());
+        let addresses = self.addresses(email).await?;
+        Ok(addresses.into_iter().collect())
+    }
+
+    /// Those at any core that is alive, one that knows him being enough.
+    async fn addresses(&self, email: &str) -> Result<BTreeMap<String, i64>, Error> {
+        let mut all = BTreeMap::new();
+        let mut found = Err(Error::CoreNotStarted);
+        for (place, core) in self.alive().iter().enumerate() {
+            let addresses = match self.harvester.addresses(core.epoch, email).await {
+                Some(addresses) => {
+                    let addresses = addresses.into_iter();
+                    Ok(addresses
+                        .map(|address| (address.ip, address.latest))
+                        .collect())
+                }
+                None => core.client.online_addresses(email).await,
+            };
+            match addresses {
+                Ok(addresses) => {
+                    for (ip, latest) in addresses {
+                        let known = all.entry(ip).or_insert(latest);
+                        *known = latest.max(*known);
+                    }
+                    found = Ok(());
+                }
+                Err(error) if place == 0 => found = Err(not_online(email, error)),
+                Err(_) => {}
+            }
         }
-        source
-            .client
-            .online_addresses(email)
-            .await
-            .map_err(|error| not_online(email, error))
+        found.map(|()| all)
     }
 
     /// The core's log: what is remembered, then every line as it comes, also of later cores.
@@ -277,6 +377,19 @@ impl Node {
             viewer,
             _hold: Some(session.hold()),
         })
+    }
+}
+
+/// Adds addresses to others; whoever is at both cores is there since he was at the first.
+fn join(known: &mut Vec<Address>, more: Vec<Address>) {
+    for address in more {
+        match known.iter_mut().find(|one| one.ip == address.ip) {
+            Some(one) => {
+                one.latest = one.latest.max(address.latest);
+                one.since = one.since.min(address.since);
+            }
+            None => known.push(address),
+        }
     }
 }
 

@@ -4,7 +4,7 @@
 //! when the core confirmed that he is gone. Where the core gave no answer the entry has no account:
 //! the core may or may not serve that user, and the next change settles it.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 
 use super::user::{Email, User, Users};
@@ -128,7 +128,7 @@ impl Roster {
     ) -> Result<Self, Refused> {
         let mut roster = Self::empty(inbounds);
         let mut refused = Refused::none();
-        let mut seen = std::collections::HashSet::new();
+        let mut seen = HashSet::new();
         for user in users {
             match user {
                 Ok(user) if !seen.insert(user.email.clone()) => {
@@ -170,6 +170,33 @@ impl Roster {
         Ok(())
     }
 
+    /// Whether the user is on any inbound.
+    pub(super) fn has(&self, email: &Email) -> bool {
+        let mut inbounds = self.inbounds.values();
+        inbounds.any(|inbound| inbound.users.contains_key(email))
+    }
+
+    /// How many accounts there are, on all inbounds together.
+    pub(super) fn len(&self) -> usize {
+        self.inbounds
+            .values()
+            .map(|inbound| inbound.users.len())
+            .sum()
+    }
+
+    /// Who is served here and not there, spelled as here.
+    pub(super) fn gone_in(&self, other: &Self) -> Vec<String> {
+        let emails = |roster: &Self| -> HashSet<Email> {
+            let inbounds = roster.inbounds.values();
+            inbounds
+                .flat_map(|inbound| inbound.users.keys().cloned())
+                .collect()
+        };
+        let (mut here, there) = (emails(self), emails(other));
+        here.retain(|email| !there.contains(email));
+        here.iter().map(|email| email.as_str().to_owned()).collect()
+    }
+
     pub(super) fn inbounds(&self) -> impl Iterator<Item = (&Arc<str>, &InboundUsers)> {
         self.inbounds.iter()
     }
@@ -181,7 +208,7 @@ impl Roster {
     /// The users of another roster, on those inbounds that both have alike. On those that it does not
     /// have, whoever is not in it at all is gone.
     pub(super) fn take_over(&mut self, other: &Self) {
-        let known: std::collections::HashSet<&Email> = other
+        let known: HashSet<&Email> = other
             .inbounds
             .values()
             .flat_map(|inbound| inbound.users.keys())

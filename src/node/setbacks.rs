@@ -38,7 +38,7 @@ impl<T: PartialEq> Setbacks<T> {
     pub(super) fn allow(&self, wanted: &T, now: Instant) -> Result<(), String> {
         match &self.last {
             Some(last) if now < last.until && *last.of == *wanted => Err(format!(
-                "{} (it failed a moment ago and cut every connection; the same configuration is tried again in {} s)",
+                "{} (it failed a moment ago; the same configuration is tried again in {} s)",
                 last.reason,
                 (last.until - now).as_secs() + 1
             )),

@@ -1,17 +1,22 @@
 //! What everybody may know of the node without asking its driver.
 
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 use super::session::Session;
 use crate::usage::harvest::Source;
 use crate::xray::config::Skeleton;
+use crate::xray::handover::Tally;
 
 /// A snapshot of the node; the driver publishes a new one with every step.
 #[derive(Clone, Debug, Default)]
 pub(super) struct State {
     pub(super) session: Option<Arc<Session>>,
     pub(super) serving: Option<Arc<Serving>>,
+    /// The cores that keep what connections they have.
+    pub(super) draining: Vec<Draining>,
+    pub(super) tally: Tally,
     /// Why the core stays down, when it does.
     pub(super) gave_up: Option<Arc<str>>,
 }
@@ -20,6 +25,17 @@ pub(super) struct State {
 #[derive(Debug)]
 pub(super) struct Serving {
     pub(super) source: Source,
+    pub(super) pid: i32,
     pub(super) ready: Instant,
     pub(super) skeleton: Arc<Skeleton>,
+}
+
+/// A core that drains, for those who read.
+#[derive(Clone, Debug)]
+pub(super) struct Draining {
+    pub(super) source: Source,
+    pub(super) pid: i32,
+    pub(super) since: Instant,
+    /// How many connections it had at the last look.
+    pub(super) connections: Arc<AtomicUsize>,
 }

@@ -9,6 +9,7 @@
 mod auth;
 mod chunks;
 pub mod client_cert;
+pub mod cores;
 mod crowd;
 mod delivery;
 pub mod doorman;

@@ -3,6 +3,7 @@
 //! The names are those of the PasarGuard node, so an existing `.env` works. Every mistake is
 //! reported in one run; nothing is silently replaced by a default.
 
+mod core;
 mod limits;
 mod parse;
 mod source;
@@ -15,10 +16,12 @@ use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 use uuid::Uuid;
 
+pub use self::core::{CoreSettings, MemoryLimit};
 pub use self::limits::Limits;
 use self::parse::Reader;
 pub use self::source::Source;
 use crate::usage::{Policy, Unsure};
+use crate::xray::handover;
 
 /// Longest path of a unix socket on Linux is 107 bytes; ours is below the runtime folder, and Xray
 /// puts a mode behind it.
@@ -27,6 +30,7 @@ const MAX_RUNTIME_DIR: usize = 67;
 /// Panels are back within 50 ms of a Stop, and within 20 s when they start anew themselves.
 const STOP_GRACE: Duration = Duration::from_secs(30);
 const SECOND: Duration = Duration::from_secs(1);
+const HOUR: Duration = Duration::from_secs(3600);
 const A_DAY: Duration = Duration::from_secs(86_400);
 
 /// Everything that can be set.
@@ -54,8 +58,10 @@ pub struct Settings {
     pub require_client_certificate: bool,
     /// Names and addresses for a generated certificate, beside this machine's own (`CERT_SAN`).
     pub certificate_names: Vec<String>,
-    /// The Xray binary (`XRAY_EXECUTABLE_PATH`).
-    pub xray: PathBuf,
+    /// What cores are made of.
+    pub core: CoreSettings,
+    /// How a core makes way for another one (`HANDOVER`, `DRAIN_TIMEOUT`).
+    pub handover: handover::Policy,
     /// Where Xray finds `geoip.dat` and `geosite.dat` (`XRAY_ASSETS_PATH`).
     pub assets: PathBuf,
     /// What survives a reboot (`STATE_DIR`).
@@ -213,7 +219,13 @@ impl Settings {
                     parse::subject_names,
                 )
                 .unwrap_or_default(),
-            xray: reader.path("XRAY_EXECUTABLE_PATH", "/usr/local/bin/xray"),
+            core: CoreSettings::read(&mut reader),
+            handover: handover::Policy {
+                mode: reader
+                    .parsed("HANDOVER", "auto, plain or off", parse::handover)
+                    .unwrap_or(handover::Mode::Auto),
+                drain_timeout: reader.duration("DRAIN_TIMEOUT", HOUR, SECOND, 30 * A_DAY),
+            },
             assets: reader.path("XRAY_ASSETS_PATH", "/usr/local/share/xray"),
             state_dir,
             runtime_dir,

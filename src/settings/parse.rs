@@ -5,8 +5,9 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::source::Source;
-use super::{LogFormat, Mistake, Protocols};
+use super::{LogFormat, MemoryLimit, Mistake, Protocols};
 use crate::usage::Unsure;
+use crate::xray::handover::Mode;
 
 /// Reads values one by one and collects what is wrong with them.
 pub(super) struct Reader<'a, S> {
@@ -200,6 +201,33 @@ pub(super) fn log_format(text: &str) -> Option<LogFormat> {
         "json" => LogFormat::Json,
         _ => return None,
     })
+}
+
+pub(super) fn handover(text: &str) -> Option<Mode> {
+    Some(match text.to_ascii_lowercase().as_str() {
+        "auto" => Mode::Auto,
+        "plain" => Mode::Plain,
+        "off" => Mode::Off,
+        _ => return None,
+    })
+}
+
+/// `Some(None)` for no limit.
+pub(super) fn memory_limit(text: &str) -> Option<Option<MemoryLimit>> {
+    const LEAST: u64 = 64 << 20;
+    if text.eq_ignore_ascii_case("off") {
+        return Some(None);
+    }
+    let limit = match text.strip_suffix('%') {
+        Some(percent) => {
+            let percent = percent.trim_end().parse().ok()?;
+            (1..=100)
+                .contains(&percent)
+                .then_some(MemoryLimit::Percent(percent))?
+        }
+        None => MemoryLimit::Bytes(size(text).filter(|bytes| *bytes >= LEAST)?),
+    };
+    Some(Some(limit))
 }
 
 pub(super) fn unsure(text: &str) -> Option<Unsure> {

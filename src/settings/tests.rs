@@ -18,7 +18,16 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!(settings.maintenance, Some("0.0.0.0:62051".parse().unwrap()));
     assert_eq!(settings.api_key, None);
     assert_eq!(settings.protocols, Protocols::Both);
-    assert_eq!(settings.xray, Path::new("/usr/local/bin/xray"));
+    assert_eq!(settings.core.binary, Path::new("/usr/local/bin/xray"));
+    assert_eq!(
+        (
+            settings.core.memory_limit,
+            settings.core.hysteria_idle_timeout
+        ),
+        (None, None)
+    );
+    assert_eq!(settings.handover.mode, handover::Mode::Auto);
+    assert_eq!(settings.handover.drain_timeout, Duration::from_secs(3600));
     assert_eq!(settings.assets, Path::new("/usr/local/share/xray"));
     assert_eq!(
         settings.certificate,
@@ -281,4 +290,31 @@ fn the_example_has_every_setting_with_its_default() {
     );
     let named: std::collections::BTreeSet<String> = example.into_keys().collect();
     assert_eq!(named, asked.into_inner());
+}
+
+#[test]
+fn cores_have_limits_and_a_way_to_make_way() {
+    let limit = |text| settings(&[("CORE_MEMORY_LIMIT", text)]).map(|all| all.core.memory_limit);
+    assert_eq!(limit("off").unwrap(), None);
+    assert_eq!(limit("1GiB").unwrap(), Some(MemoryLimit::Bytes(1 << 30)));
+    assert_eq!(limit("50%").unwrap(), Some(MemoryLimit::Percent(50)));
+    for wrong in ["63MiB", "0%", "101%", "much"] {
+        let mistakes = limit(wrong).unwrap_err().to_string();
+        assert!(mistakes.starts_with("CORE_MEMORY_LIMIT"), "{mistakes}");
+    }
+    for (text, mode) in [
+        ("auto", handover::Mode::Auto),
+        ("Plain", handover::Mode::Plain),
+        ("off", handover::Mode::Off),
+    ] {
+        let settings = settings(&[("HANDOVER", text)]).unwrap();
+        assert_eq!(settings.handover.mode, mode);
+    }
+    for (name, wrong) in [
+        ("HANDOVER", "yes"),
+        ("DRAIN_TIMEOUT", "0"),
+        ("HYSTERIA_IDLE_TIMEOUT", "3s"),
+    ] {
+        assert!(settings(&[(name, wrong)]).is_err(), "{name}");
+    }
 }

@@ -268,27 +268,32 @@ impl Book {
         }
     }
 
-    /// What a core has counted since it started, whether it was delivered or not.
-    pub(super) fn of_core(&self, epoch: Epoch, of: &Of) -> Vec<Entry> {
-        let Some(seen) = self.contents.seen.get(&epoch) else {
-            return Vec::new();
-        };
-        let entry = |kind, (name, bytes): (&Arc<str>, &Bytes)| Entry {
+    /// What these cores together have counted since they started, whether it was delivered or not.
+    pub(super) fn of_cores(&self, epochs: &[Epoch], of: &Of) -> Vec<Entry> {
+        let seen = epochs
+            .iter()
+            .filter_map(|epoch| self.contents.seen.get(epoch));
+        let mut sums: HashMap<(Kind, &Arc<str>), Bytes> = HashMap::new();
+        for seen in seen {
+            match of {
+                Of::All(kind) => {
+                    for (name, bytes) in table(seen, *kind) {
+                        sums.entry((*kind, name)).or_default().add(*bytes);
+                    }
+                }
+                Of::One(kind, name) => {
+                    if let Some((name, bytes)) = table(seen, *kind).get_key_value(name.as_str()) {
+                        sums.entry((*kind, name)).or_default().add(*bytes);
+                    }
+                }
+            }
+        }
+        let entry = |((kind, name), bytes): ((Kind, &Arc<str>), Bytes)| Entry {
             kind,
             name: Arc::clone(name),
-            bytes: *bytes,
+            bytes,
         };
-        match of {
-            Of::All(kind) => table(seen, *kind)
-                .iter()
-                .map(|pair| entry(*kind, pair))
-                .collect(),
-            Of::One(kind, name) => table(seen, *kind)
-                .get_key_value(name.as_str())
-                .map(|pair| entry(*kind, pair))
-                .into_iter()
-                .collect(),
-        }
+        sums.into_iter().map(entry).collect()
     }
 
     /// Whether bytes were ever counted for this name, as far as that is still known.

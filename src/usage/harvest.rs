@@ -11,8 +11,8 @@
 //! glance every interval and a sweep now and then; where people use something whom no glance sees (the
 //! core lists nobody who comes from 127.0.0.1), sweeps come as often as they may cost.
 
-use std::collections::{BTreeSet, HashSet, VecDeque};
-use std::sync::Arc;
+use std::collections::{BTreeSet, HashMap, HashSet, VecDeque};
+use std::sync::{Arc, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwapOption;
@@ -76,20 +76,25 @@ pub struct Source {
     pub version: Version,
 }
 
-/// Reads one core at a time, one reading after the other: readings that overtake each other would be
-/// differences that never were.
+/// Reads the cores that are alive.
 #[derive(Debug)]
 pub struct Harvester {
     ledger: Ledger,
     interval: Duration,
+    cores: std::sync::Mutex<HashMap<Epoch, Arc<Watched>>>,
+}
+
+/// A core that is read, one reading after the other: readings that overtake each other would be
+/// differences that never were.
+#[derive(Debug, Default)]
+struct Watched {
     turn: Mutex<Turn>,
     online: ArcSwapOption<Online>,
 }
 
-/// What is known of the core that was read last.
+/// What is known of a core from its last readings.
 #[derive(Debug, Default)]
 struct Turn {
-    epoch: Option<Epoch>,
     /// When the last sweep began that the ledger has.
     swept: Option<Instant>,
     /// What the last sweeps and glances took of the core's time.
@@ -130,15 +135,6 @@ impl Costs {
 }
 
 impl Turn {
-    fn of(&mut self, epoch: Epoch) {
-        if self.epoch != Some(epoch) {
-            *self = Self {
-                epoch: Some(epoch),
-                ..Self::default()
-            };
-        }
-    }
-
     fn wants_sweep(&self, now: Instant, glance: Glance) -> bool {
         let Some(began) = self.swept else {
             return true;
@@ -159,9 +155,20 @@ impl Harvester {
         Self {
             ledger,
             interval,
-            turn: Mutex::default(),
-            online: ArcSwapOption::empty(),
+            cores: std::sync::Mutex::default(),
         }
+    }
+
+    /// Only these cores are alive: what is known of others beside their bytes is forgotten.
+    pub fn only(&self, alive: Vec<Epoch>) {
+        let mut cores = self.cores.lock().unwrap_or_else(PoisonError::into_inner);
+        cores.retain(|epoch, _| alive.contains(epoch));
+        self.ledger.only_epochs(alive);
+    }
+
+    fn watched(&self, core: Epoch) -> Arc<Watched> {
+        let mut cores = self.cores.lock().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(cores.entry(core).or_default())
     }
 
     /// Where the bytes go.
@@ -175,11 +182,11 @@ impl Harvester {
     /// # Errors
     /// When the core or the ledger does not answer.
     pub async fn harvest(&self, core: &Source) -> Result<Duration, Error> {
-        let mut turn = self.turn.lock().await;
-        turn.of(core.epoch);
+        let watched = self.watched(core.epoch);
+        let mut turn = watched.turn.lock().await;
         let began = Instant::now();
         let mut readings = Vec::new();
-        let glance = self.glance(core, &mut turn, &mut readings).await?;
+        let glance = glance(core, &watched.online, &mut turn, &mut readings).await?;
         if glance == Glance::Done {
             turn.glances.note(began.elapsed());
         }
@@ -213,8 +220,8 @@ impl Harvester {
     /// # Errors
     /// When the core or the ledger does not answer.
     pub async fn look_at(&self, core: &Source, kind: Kind, name: &str) -> Result<(), Error> {
-        let mut turn = self.turn.lock().await;
-        turn.of(core.epoch);
+        let watched = self.watched(core.epoch);
+        let _turn = watched.turn.lock().await;
         let counters = look(&core.client, &[(kind, name.to_owned())]).await?;
         let readings = vec![Readings::Some(counters)];
         self.ledger.count(core.epoch, readings).await?;
@@ -260,14 +267,14 @@ impl Harvester {
 
     fn recent(&self, epoch: Epoch) -> Option<Arc<Online>> {
         let fresh = FRESH.max(self.interval.saturating_mul(2));
-        let online = self.online.load_full();
-        online.filter(|online| online.is_of(epoch, fresh))
+        let online = self.watched(epoch).online.load_full();
+        online.filter(|online| online.is_fresh(fresh))
     }
 
     async fn sweep_within(&self, core: &Source, patience: Duration) -> Result<(), Error> {
         let asked = Instant::now();
-        let mut turn = self.turn.lock().await;
-        turn.of(core.epoch);
+        let watched = self.watched(core.epoch);
+        let mut turn = watched.turn.lock().await;
         if turn.swept.is_some_and(|began| began >= asked) {
             return Ok(());
         }
@@ -278,54 +285,54 @@ impl Harvester {
         turn.swept = Some(began);
         Ok(())
     }
+}
 
-    /// Reads those who are online, as far as this core can tell who that is.
-    async fn glance(
-        &self,
-        core: &Source,
-        turn: &mut Turn,
-        readings: &mut Vec<Readings>,
-    ) -> Result<Glance, Error> {
-        if turn.blind || core.version < NAMES_WHO_IS_ONLINE {
+/// Reads those who are online, as far as this core can tell who that is.
+async fn glance(
+    core: &Source,
+    view: &ArcSwapOption<Online>,
+    turn: &mut Turn,
+    readings: &mut Vec<Readings>,
+) -> Result<Glance, Error> {
+    if turn.blind || core.version < NAMES_WHO_IS_ONLINE {
+        return Ok(Glance::Blind);
+    }
+    let there = if core.version < TELLS_USERS_STATS {
+        within(PATIENCE, core.client.online_users()).await
+    } else {
+        let users = within(PATIENCE, core.client.users_stats()).await;
+        users.map(|users| {
+            let before = view.load_full();
+            let online = Online::new(&users, before.as_deref());
+            let names = online.emails().cloned().collect();
+            view.store(Some(Arc::new(online)));
+            readings.push(Readings::Users(users));
+            names
+        })
+    };
+    let there: HashSet<String> = match there {
+        Ok(names) => names.into_iter().collect(),
+        Err(client::Error::Unsupported(_)) => {
+            turn.blind = true;
             return Ok(Glance::Blind);
         }
-        let there = if core.version < TELLS_USERS_STATS {
-            within(PATIENCE, core.client.online_users()).await
-        } else {
-            let users = within(PATIENCE, core.client.users_stats()).await;
-            users.map(|users| {
-                let before = self.online.load_full();
-                let online = Online::new(core.epoch, &users, before.as_deref());
-                let names = online.emails().cloned().collect();
-                self.online.store(Some(Arc::new(online)));
-                readings.push(Readings::Users(users));
-                names
-            })
-        };
-        let there: HashSet<String> = match there {
-            Ok(names) => names.into_iter().collect(),
-            Err(client::Error::Unsupported(_)) => {
-                turn.blind = true;
-                return Ok(Glance::Blind);
-            }
-            Err(error) => return Err(error.into()),
-        };
-        // Who has left used something until then; who is there is known already, or is looked at, too.
-        let names = turn.there.union(&there);
-        let looked_at: Vec<(Kind, String)> = names
-            .filter(|name| readings.is_empty() || !there.contains(*name))
-            .map(|name| (Kind::User, name.clone()))
-            .chain(turn.tags.iter().cloned())
-            .collect();
-        turn.there = there;
-        let dear = LOOK.saturating_mul(u32::try_from(looked_at.len() * 2).unwrap_or(u32::MAX));
-        let sweep = turn.sweeps.usual().max(CHEAP);
-        if looked_at.len() > SINGLES || turn.swept.is_some() && dear > sweep {
-            return Ok(Glance::Dear);
-        }
-        readings.push(Readings::Some(look(&core.client, &looked_at).await?));
-        Ok(Glance::Done)
+        Err(error) => return Err(error.into()),
+    };
+    // Who has left used something until then; who is there is known already, or is looked at, too.
+    let names = turn.there.union(&there);
+    let looked_at: Vec<(Kind, String)> = names
+        .filter(|name| readings.is_empty() || !there.contains(*name))
+        .map(|name| (Kind::User, name.clone()))
+        .chain(turn.tags.iter().cloned())
+        .collect();
+    turn.there = there;
+    let dear = LOOK.saturating_mul(u32::try_from(looked_at.len() * 2).unwrap_or(u32::MAX));
+    let sweep = turn.sweeps.usual().max(CHEAP);
+    if looked_at.len() > SINGLES || turn.swept.is_some() && dear > sweep {
+        return Ok(Glance::Dear);
     }
+    readings.push(Readings::Some(look(&core.client, &looked_at).await?));
+    Ok(Glance::Done)
 }
 
 /// Reads every counter.
@@ -418,8 +425,6 @@ mod tests {
         }
         turn.hidden = true;
         assert!(turn.wants_sweep(after(5), Glance::Done));
-        turn.of(uuid::Uuid::new_v4());
-        assert!(turn.wants_sweep(now, Glance::Done), "another core");
     }
 
     #[test]

@@ -82,7 +82,7 @@ enum Command {
     Count(Epoch, Vec<Readings>, oneshot::Sender<Vec<Arc<str>>>),
     /// There is something in the notes.
     Look,
-    OfCore(Epoch, Of, oneshot::Sender<Vec<Entry>>),
+    OfCores(Vec<Epoch>, Of, oneshot::Sender<Vec<Entry>>),
     Knows(Epoch, String, oneshot::Sender<bool>),
     Report(Of, oneshot::Sender<Result<Report, Error>>),
     Batch {
@@ -183,12 +183,12 @@ impl Ledger {
         self.board.note(|notes| notes.alive = Some(alive));
     }
 
-    /// What a core has counted since it started, by the last time it was read.
+    /// What these cores together have counted since they started, by the last time they were read.
     ///
     /// # Errors
     /// When the node is ending.
-    pub async fn of_core(&self, epoch: Epoch, of: Of) -> Result<Vec<Entry>, Error> {
-        self.ask(|reply| Command::OfCore(epoch, of, reply)).await
+    pub async fn of_cores(&self, epochs: Vec<Epoch>, of: Of) -> Result<Vec<Entry>, Error> {
+        self.ask(|reply| Command::OfCores(epochs, of, reply)).await
     }
 
     /// Whether a core has counted anything for a user.

@@ -3,7 +3,6 @@
 use std::collections::HashMap;
 use std::time::{Duration, Instant, SystemTime};
 
-use super::book::Epoch;
 use crate::proto::xray::app::stats::command::UserStat;
 
 /// From where somebody is connected.
@@ -29,16 +28,14 @@ pub struct OnlineUser {
 /// Everybody who was online at a moment.
 #[derive(Debug)]
 pub(super) struct Online {
-    epoch: Epoch,
     at: Instant,
     users: HashMap<String, Vec<Address>>,
 }
 
 impl Online {
-    pub(super) fn new(epoch: Epoch, users: &[UserStat], before: Option<&Self>) -> Self {
+    pub(super) fn new(users: &[UserStat], before: Option<&Self>) -> Self {
         let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH);
         let now = i64::try_from(now.unwrap_or_default().as_secs()).unwrap_or(i64::MAX);
-        let before = before.filter(|before| before.epoch == epoch);
         let since = |email: &str, ip: &str| {
             let addresses = before?.users.get(email)?.iter();
             let mut same = addresses.filter(|address| address.ip == ip);
@@ -53,14 +50,13 @@ impl Online {
             (user.email.clone(), addresses.collect())
         });
         Self {
-            epoch,
             at: Instant::now(),
             users: users.collect(),
         }
     }
 
-    pub(super) fn is_of(&self, epoch: Epoch, not_older_than: Duration) -> bool {
-        self.epoch == epoch && self.at.elapsed() <= not_older_than
+    pub(super) fn is_fresh(&self, not_older_than: Duration) -> bool {
+        self.at.elapsed() <= not_older_than
     }
 
     pub(super) fn addresses(&self, email: &str) -> Option<&[Address]> {
@@ -87,14 +83,11 @@ impl Online {
 
 #[cfg(test)]
 mod tests {
-    use uuid::Uuid;
-
     use super::*;
     use crate::proto::xray::app::stats::command::OnlineIpEntry;
 
     #[test]
     fn an_address_is_there_since_it_was_seen_first() {
-        let epoch = Uuid::new_v4();
         let user = |ips: &[&str]| UserStat {
             email: "1".to_owned(),
             ips: ips
@@ -106,21 +99,16 @@ mod tests {
                 .collect(),
             traffic: None,
         };
-        let mut first = Online::new(epoch, &[user(&["192.0.2.1"])], None);
+        let mut first = Online::new(&[user(&["192.0.2.1"])], None);
         for address in first.users.get_mut("1").unwrap() {
             address.since = 7;
         }
-        let second = Online::new(epoch, &[user(&["192.0.2.1", "192.0.2.2"])], Some(&first));
+        let second = Online::new(&[user(&["192.0.2.1", "192.0.2.2"])], Some(&first));
         let [old, new] = second.addresses("1").unwrap() else {
             panic!("{second:?}")
         };
         assert_eq!((old.since, old.latest), (7, 5));
         assert!(new.since > 7);
-        let other = Online::new(Uuid::new_v4(), &[user(&["192.0.2.1"])], Some(&second));
-        assert!(
-            other.addresses("1").unwrap()[0].since > 7,
-            "of another core"
-        );
-        assert!(other.addresses("2").is_none());
+        assert!(second.addresses("2").is_none());
     }
 }

@@ -16,7 +16,8 @@ use tonic::{Code, Request, Status};
 
 use crate::proto::xray::app::proxyman::command::handler_service_client::HandlerServiceClient;
 use crate::proto::xray::app::proxyman::command::{
-    AddUserOperation, AlterInboundRequest, GetInboundUserRequest, RemoveUserOperation,
+    AddUserOperation, AlterInboundRequest, GetInboundUserRequest, RemoveInboundRequest,
+    RemoveUserOperation,
 };
 use crate::proto::xray::app::stats::command::stats_service_client::StatsServiceClient;
 use crate::proto::xray::app::stats::command::{
@@ -37,6 +38,8 @@ pub use self::routing::{Balancer, Connection, ListedRule, Network, Route};
 const MAX_REPLY: usize = 256 << 20;
 /// How long a core may take to change one user.
 const ALTER_DEADLINE: Duration = Duration::from_secs(4);
+/// How long a core may take to close a listener.
+const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 /// How long a core may take to read its counters.
 const READ_DEADLINE: Duration = Duration::from_secs(20);
 /// How long a healthy core takes at most to say that it is.
@@ -149,12 +152,12 @@ impl Client {
     ///
     /// # Errors
     /// [`Error::NotFound`] when he was not there; otherwise as for adding.
-    pub async fn remove_user(&self, inbound: &Inbound, email: &str) -> Result<(), Error> {
+    pub async fn remove_user(&self, tag: &str, email: &str) -> Result<(), Error> {
         let operation = RemoveUserOperation {
             email: email.to_owned(),
         };
         self.alter(
-            &inbound.tag,
+            tag,
             "xray.app.proxyman.command.RemoveUserOperation",
             operation.encode_to_vec(),
         )
@@ -173,6 +176,36 @@ impl Client {
         let request = within(READ_DEADLINE, request);
         let reply = bounded(READ_DEADLINE, self.handler().get_inbound_users(request)).await?;
         Ok(reply.users)
+    }
+
+    /// How many users an inbound has. Xray 24.11.5 and later.
+    ///
+    /// # Errors
+    /// When the core refuses or does not answer.
+    pub async fn user_count(&self, tag: &str) -> Result<usize, Error> {
+        let request = GetInboundUserRequest {
+            tag: tag.to_owned(),
+            email: String::new(),
+        };
+        let request = within(READ_DEADLINE, request);
+        let mut handler = self.handler();
+        let reply = handler.get_inbound_users_count(request);
+        let reply = bounded(READ_DEADLINE, reply).await?;
+        Ok(usize::try_from(reply.count).unwrap_or_default())
+    }
+
+    /// Closes the listener of an inbound. Connections on it live on, but those over gRPC.
+    ///
+    /// # Errors
+    /// [`Error::NotFound`] when there is no such inbound (any more); when the core does not answer.
+    pub async fn remove_inbound(&self, tag: &str) -> Result<(), Error> {
+        let request = RemoveInboundRequest {
+            tag: tag.to_owned(),
+        };
+        let request = within(CLOSE_DEADLINE, request);
+        bounded(CLOSE_DEADLINE, self.handler().remove_inbound(request))
+            .await
+            .map(drop)
     }
 
     async fn alter(&self, tag: &str, r#type: &str, value: Vec<u8>) -> Result<(), Error> {

@@ -1,8 +1,11 @@
 //! A core: one Xray process from its configuration to its end.
 
 mod adopt;
+mod coming;
+mod files;
 mod launcher;
 mod output;
+mod parts;
 mod rules;
 mod tool;
 
@@ -13,9 +16,13 @@ use std::time::{Duration, Instant};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-pub use self::adopt::NotAdopted;
+pub use self::adopt::{NotAdopted, PATIENCE as ADOPTION_PATIENCE};
+pub use self::coming::Coming;
+pub use self::files::InboundSocket;
 pub use self::launcher::Launcher;
+pub use self::parts::Parts;
 
+pub(in crate::xray) use self::files::Files;
 use self::output::Tail;
 use super::client::Client;
 use super::process::{Killer, Process};
@@ -74,7 +81,7 @@ pub enum Error {
 /// A running core whose API has answered. Dropping it leaves it alone.
 #[derive(Debug)]
 pub struct Core {
-    id: Uuid,
+    record: Record,
     process: Process,
     client: Client,
     version: Version,
@@ -86,7 +93,7 @@ pub struct Core {
 
 impl Core {
     fn new(
-        id: Uuid,
+        record: Record,
         process: Process,
         version: Version,
         ready: Instant,
@@ -96,7 +103,7 @@ impl Core {
         let client = Client::new(files.socket.clone());
         let health = watch_health(process.pid(), process.killer(), client.clone());
         Self {
-            id,
+            record,
             process,
             client,
             version,
@@ -110,7 +117,43 @@ impl Core {
     /// Its own number, which no other core ever has.
     #[must_use]
     pub fn id(&self) -> Uuid {
-        self.id
+        self.record.id
+    }
+
+    /// How the next daemon finds it.
+    #[must_use]
+    pub fn record(&self) -> &Record {
+        &self.record
+    }
+
+    /// What it was made of.
+    #[must_use]
+    pub fn parts(&self) -> Option<&Parts> {
+        self.record.parts()
+    }
+
+    /// From now on whoever connects to a unix socket of the configuration gets this core.
+    ///
+    /// # Errors
+    /// When a name can't be given.
+    pub fn show_sockets(&self) -> Result<(), Error> {
+        let mut sockets = self.files.inbound_sockets.iter();
+        sockets.try_for_each(InboundSocket::show)
+    }
+
+    /// Keeps its unix sockets within reach when their names go to another core.
+    ///
+    /// # Errors
+    /// When the folder of one refuses.
+    pub fn keep_sockets(&self) -> Result<(), Error> {
+        let mut sockets = self.files.inbound_sockets.iter();
+        sockets.try_for_each(InboundSocket::keep)
+    }
+
+    /// The unix sockets that its inbounds listen on.
+    pub fn own_sockets(&self) -> impl Iterator<Item = &std::path::Path> {
+        let sockets = self.files.inbound_sockets.iter();
+        sockets.map(|socket| socket.own.as_path())
     }
 
     /// The process's pid.
@@ -153,6 +196,18 @@ impl Core {
         text
     }
 
+    /// Ends the process at once, and clears up behind it.
+    pub async fn kill(self) {
+        self.process.kill().await;
+        self.files.clear_up();
+    }
+
+    /// Bytes of memory that it has, by the kernel's word.
+    #[must_use]
+    pub fn memory(&self) -> Option<u64> {
+        memory_of(self.pid())
+    }
+
     /// Stops the process, asked first and killed when it does not, and clears up behind it. One that
     /// has ended by itself is cleared up, too.
     pub async fn stop(self) {
@@ -164,31 +219,15 @@ impl Core {
     }
 }
 
-/// What one core has in the runtime folder, besides its record.
-#[derive(Clone, Debug)]
-struct Files {
-    runtime_dir: PathBuf,
-    /// Its API.
-    socket: PathBuf,
-    /// Its output.
-    fifo: PathBuf,
-}
-
-impl Files {
-    /// Xray leaves its socket behind when it is killed, and some versions when they can't start.
-    fn clear_up(&self) {
-        Record::remove(&self.runtime_dir);
-        let mut lock = self.socket.clone().into_os_string();
-        lock.push(".lock");
-        for path in [self.socket.as_path(), lock.as_ref(), self.fifo.as_path()] {
-            match std::fs::remove_file(path) {
-                Err(error) if error.kind() != io::ErrorKind::NotFound => {
-                    tracing::debug!(path = %path.display(), %error, "a file of a core stays behind");
-                }
-                _ => {}
-            }
-        }
-    }
+/// Bytes of memory that a process has.
+#[must_use]
+pub fn memory_of(pid: i32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).ok()?;
+    let line = status
+        .lines()
+        .find_map(|line| line.strip_prefix("VmRSS:"))?;
+    let kib: u64 = line.trim().strip_suffix("kB")?.trim().parse().ok()?;
+    Some(kib << 10)
 }
 
 /// Kills a core that lives and does not answer; its end is then seen like any other.

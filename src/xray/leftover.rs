@@ -12,6 +12,7 @@ use std::time::Duration;
 use nix::sys::signal::{self, Signal};
 use nix::unistd::Pid;
 
+use super::handover::journal::Journal;
 use super::process::Identity;
 use super::record::Record;
 
@@ -29,13 +30,13 @@ pub(super) fn mark(runtime_dir: &Path) -> OsString {
 /// How long a leftover core gets to end by itself.
 const PATIENCE: Duration = Duration::from_secs(5);
 
-/// Ends every core that an earlier node with this runtime folder left behind, but `adopted`; returns
-/// how many.
+/// Ends every core that an earlier node with this runtime folder left behind, but those that were
+/// `adopted`; returns how many.
 ///
 /// Only a node that is sure to be alone on its runtime folder may call this.
-pub async fn end(runtime_dir: &Path, adopted: Option<i32>) -> usize {
+pub async fn end(runtime_dir: &Path, adopted: &[i32]) -> usize {
     let mut leftover = cores_of(runtime_dir);
-    leftover.retain(|pid| Some(pid.as_raw()) != adopted);
+    leftover.retain(|pid| !adopted.contains(&pid.as_raw()));
     for pid in &leftover {
         tracing::warn!(%pid, "ending a core that an earlier node left behind");
         send(*pid, Signal::SIGTERM);
@@ -56,29 +57,43 @@ pub async fn end(runtime_dir: &Path, adopted: Option<i32>) -> usize {
         }
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
-    if adopted.is_none() {
+    if adopted.is_empty() {
         remove_files(runtime_dir);
     }
     leftover.len()
 }
 
 /// Ends every core of the node with this runtime folder at once, without asking.
-pub fn kill(runtime_dir: &Path) {
+pub fn kill_all(runtime_dir: &Path) {
     for pid in cores_of(runtime_dir) {
         send(pid, Signal::SIGKILL);
     }
 }
 
-/// Those with the mark, and the one that the record names.
+/// Ends one core at once, without asking, if it is one of the node with this runtime folder.
+pub fn kill(runtime_dir: &Path, process: Identity) {
+    if is_core_of(runtime_dir, process) {
+        send(Pid::from_raw(process.pid), Signal::SIGKILL);
+    }
+}
+
+/// Those with the mark, and those that the records name.
 fn cores_of(runtime_dir: &Path) -> Vec<Pid> {
     let mut cores = marked(&mark(runtime_dir));
-    if let Some(record) = Record::read(runtime_dir)
-        && is_core_of(runtime_dir, record.process)
-    {
-        cores.push(Pid::from_raw(record.process.pid));
-        cores.sort();
-        cores.dedup();
-    }
+    let journal = Journal::read(runtime_dir);
+    let drained = journal.draining.into_iter().map(|drained| drained.record);
+    let named = Record::read(runtime_dir)
+        .into_iter()
+        .chain(journal.serving)
+        .chain(journal.next)
+        .chain(drained);
+    cores.extend(
+        named
+            .filter(|record| is_core_of(runtime_dir, record.process))
+            .map(|record| Pid::from_raw(record.process.pid)),
+    );
+    cores.sort();
+    cores.dedup();
     cores
 }
 
@@ -86,7 +101,7 @@ fn cores_of(runtime_dir: &Path) -> Vec<Pid> {
 ///
 /// A core whose binary has capabilities of its own shows its environment to nobody but root: then its
 /// number and the moment of its start have to do.
-pub(super) fn is_core_of(runtime_dir: &Path, process: Identity) -> bool {
+pub(crate) fn is_core_of(runtime_dir: &Path, process: Identity) -> bool {
     if Identity::of(process.pid) != Some(process) {
         return false;
     }

@@ -4,6 +4,7 @@ pub mod account;
 pub mod client;
 pub mod config;
 pub mod core;
+pub mod handover;
 pub mod leftover;
 pub mod logs;
 pub mod process;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
+use super::core::{Files, InboundSocket, Parts};
 use super::process::Identity;
 use super::version::Version;
 use crate::disk;
@@ -31,25 +32,46 @@ pub struct Record {
     pub fifo: PathBuf,
     /// When its API first answered, Unix milliseconds; absent while it comes up.
     ready: Option<u64>,
+    /// What it was made of.
+    #[serde(default)]
+    parts: Option<Parts>,
+    /// The unix sockets that clients know and that its inbounds listen behind.
+    #[serde(default)]
+    inbound_sockets: Vec<PathBuf>,
 }
 
 impl Record {
-    pub(super) fn new(
-        id: Uuid,
-        process: Identity,
-        binary: &Path,
-        version: Version,
-        files: (&Path, &Path),
-    ) -> Self {
+    pub(super) fn new(process: Identity, parts: &Parts, version: Version, files: &Files) -> Self {
+        let known = files.inbound_sockets.iter();
         Self {
             format: FORMAT,
-            id,
+            id: files.core,
             process,
-            binary: binary.to_owned(),
+            binary: parts.binary.clone(),
             version: version.to_string(),
-            socket: files.0.to_owned(),
-            fifo: files.1.to_owned(),
+            socket: files.socket.clone(),
+            fifo: files.fifo.clone(),
             ready: None,
+            parts: Some(parts.clone()),
+            inbound_sockets: known.map(|socket| socket.known.clone()).collect(),
+        }
+    }
+
+    /// What the core was made of; `None` where an older daemon started it.
+    #[must_use]
+    pub fn parts(&self) -> Option<&Parts> {
+        self.parts.as_ref()
+    }
+
+    /// What it has in the file system.
+    pub(super) fn files(&self, runtime_dir: &Path) -> Files {
+        let known = self.inbound_sockets.iter().map(PathBuf::as_path);
+        Files {
+            core: self.id,
+            runtime_dir: runtime_dir.to_owned(),
+            socket: self.socket.clone(),
+            fifo: self.fifo.clone(),
+            inbound_sockets: InboundSocket::of(self.id, known),
         }
     }
 
@@ -106,9 +128,11 @@ impl Record {
         disk::write_private(&path(runtime_dir), &serde_json::to_vec_pretty(self)?)
     }
 
-    /// Takes it away.
-    pub(super) fn remove(runtime_dir: &Path) {
-        drop(std::fs::remove_file(path(runtime_dir)));
+    /// Takes it away, if it is that of this core.
+    pub(super) fn remove(runtime_dir: &Path, core: Uuid) {
+        if Self::read(runtime_dir).is_some_and(|record| record.id == core) {
+            drop(std::fs::remove_file(path(runtime_dir)));
+        }
     }
 }
 
@@ -117,40 +141,64 @@ fn path(runtime_dir: &Path) -> PathBuf {
 }
 
 #[cfg(test)]
+impl Record {
+    /// Of a core that never was.
+    pub(super) fn of_a_test() -> Self {
+        let files = Files {
+            core: Uuid::new_v4(),
+            runtime_dir: PathBuf::from("/run/r"),
+            socket: PathBuf::from("/run/r/a.sock"),
+            fifo: PathBuf::from("/run/r/a.log"),
+            inbound_sockets: InboundSocket::of(
+                Uuid::nil(),
+                [Path::new("/run/in.sock")].into_iter(),
+            ),
+        };
+        let process = Identity { pid: 7, started: 8 };
+        let parts = Parts::new(PathBuf::from("/xray"));
+        Self::new(process, &parts, Version::new(26, 3, 27), &files)
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
 
-    fn record() -> Record {
-        let process = Identity { pid: 7, started: 8 };
-        let files = (Path::new("/run/r/a.sock"), Path::new("/run/r/a.log"));
-        Record::new(
-            Uuid::new_v4(),
-            process,
-            Path::new("/xray"),
-            Version::new(26, 3, 27),
-            files,
-        )
+    #[test]
+    fn one_that_an_older_daemon_wrote_is_read() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut text = serde_json::to_value(Record::of_a_test()).unwrap();
+        for key in ["parts", "inbound_sockets"] {
+            text.as_object_mut().unwrap().remove(key);
+        }
+        std::fs::write(path(folder.path()), text.to_string()).unwrap();
+        assert_eq!(Record::read(folder.path()).unwrap().parts(), None);
     }
 
     #[test]
     fn what_is_written_is_read_again() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(Record::read(folder.path()), None);
-        let record = record();
+        let record = Record::of_a_test();
         assert_eq!(record.ready_since(), None);
         let record = record.now_ready();
         record.write(folder.path()).unwrap();
         assert_eq!(Record::read(folder.path()), Some(record.clone()));
         assert!(record.ready_since().unwrap().elapsed() < Duration::from_secs(5));
         assert_eq!(record.version(), Some(Version::new(26, 3, 27)));
-        Record::remove(folder.path());
+        Record::remove(folder.path(), Uuid::new_v4());
+        assert!(
+            Record::read(folder.path()).is_some(),
+            "it is another core's"
+        );
+        Record::remove(folder.path(), record.id);
         assert_eq!(Record::read(folder.path()), None);
     }
 
     #[test]
     fn what_is_damaged_is_moved_aside() {
         let folder = tempfile::tempdir().unwrap();
-        let mut other = record();
+        let mut other = Record::of_a_test();
         other.format = 99;
         for text in ["", "{", "null", &serde_json::to_string(&other).unwrap()] {
             std::fs::write(path(folder.path()), text).unwrap();

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::time::{Duration, Instant};
 
-use nix::fcntl::{Flock, FlockArg};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use serde_json::json;
@@ -13,7 +12,7 @@ use crate::NODE;
 use crate::held::{Held, control_answers, emails};
 use crate::support::users::{id, numbered, user};
 use crate::support::xray::{vless_config, vless_inbound, vless_outbound};
-use crate::support::{Echo, NodeProcess, Panel, Streams, XrayClient, eventually, ports};
+use crate::support::{Echo, NodeProcess, Panel, Streams, XrayClient, eventually, ports, tricky};
 
 fn unix_inbound(path: &std::path::Path) -> serde_json::Value {
     let mut inbound = vless_inbound("unix", 1);
@@ -24,19 +23,16 @@ fn unix_inbound(path: &std::path::Path) -> serde_json::Value {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_core_that_hangs_at_its_start_costs_three_seconds_at_most() {
-    let node = NodeProcess::start(NODE);
+    let mut node = NodeProcess::prepare(NODE, &[("HANDOVER", "off")]);
+    // The first one hangs for good, the next one does not.
+    tricky::prepare(&mut node, "rm $(dirname $0)/trick\nexec sleep 1000");
+    node.launch();
     let panel = Panel::of(&node);
     let (config, users) = (vless_config(ports::free()), numbered(0..3, &["vless"]));
     panel.start(&config, &users).await.unwrap();
-    // Xray waits for ever for the lock of a socket that somebody else holds.
-    let path = node.folder().join("inbound.sock");
-    let lock = std::fs::File::create(node.folder().join("inbound.sock.lock")).unwrap();
-    let _held = Flock::lock(lock, FlockArg::LockExclusive).unwrap();
+    tricky::set(&node, true);
     let mut hangs = config.clone();
-    hangs["inbounds"]
-        .as_array_mut()
-        .unwrap()
-        .insert(0, unix_inbound(&path));
+    hangs["log"]["loglevel"] = json!("error");
     let began = Instant::now();
     let error = panel.start(&hangs, &users).await.unwrap_err();
     assert!(error.message().contains("did not become ready"), "{error}");
@@ -262,7 +258,7 @@ async fn information_does_not_wait_for_a_binary_that_hangs() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_mistake_that_is_repeated_cuts_everybody_once() {
-    let node = NodeProcess::start(NODE);
+    let node = NodeProcess::start_with(NODE, &[("HANDOVER", "off")]);
     let panel = Panel::of(&node);
     let config = vless_config(ports::free());
     panel.start(&config, &[]).await.unwrap();

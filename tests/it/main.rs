@@ -19,6 +19,7 @@ mod every_client;
 mod found;
 mod go_client;
 mod going_back;
+mod handover;
 mod held;
 mod hostile;
 mod lingering;
@@ -36,6 +37,7 @@ mod session;
 mod signals;
 mod sync;
 mod traffic;
+mod transports;
 mod watching;
 
 /// The daemon that the tests start.

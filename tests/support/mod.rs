@@ -14,6 +14,7 @@
     reason = "a harness fails loudly"
 )]
 
+pub mod distance;
 pub mod netns;
 pub mod node;
 pub mod origin;
@@ -22,15 +23,19 @@ pub mod ports;
 pub mod rest;
 pub mod script;
 pub mod socks;
+pub mod storm;
 pub mod streams;
+pub mod tricky;
 pub mod usage;
 pub mod users;
 pub mod vless;
 pub mod xray;
 
+pub use self::distance::Distance;
 pub use self::node::NodeProcess;
 pub use self::origin::Origin;
 pub use self::panel::Panel;
+pub use self::storm::{Load, Storm};
 pub use self::streams::{Echo, Streams};
 pub use self::xray::XrayClient;
 

@@ -104,6 +104,11 @@ impl NodeProcess {
         }
     }
 
+    /// The next launch is of this program.
+    pub fn be(&mut self, binary: &Path) {
+        binary.clone_into(&mut self.binary);
+    }
+
     /// The next launch is as this user.
     pub fn as_user(&mut self, user: u32) {
         self.user = Some(user);
@@ -216,12 +221,30 @@ impl NodeProcess {
             .collect()
     }
 
-    /// The one core; there has to be exactly one.
+    /// The one core that serves; beside it there may only be those that drain.
     pub fn core(&self) -> i32 {
-        match self.cores().as_slice() {
+        let draining = self.draining();
+        let mut cores = self.cores();
+        cores.retain(|core| !draining.contains(core));
+        match cores.as_slice() {
             [core] => *core,
-            cores => panic!("not one core but {cores:?}: {}", self.log()),
+            cores => panic!(
+                "not one core but {cores:?}, beside {draining:?}: {}",
+                self.log()
+            ),
         }
+    }
+
+    /// The cores that keep the connections that they have, by the node's journal.
+    pub fn draining(&self) -> Vec<i32> {
+        let Ok(text) = std::fs::read(self.folder.path().join("run/handover.json")) else {
+            return Vec::new();
+        };
+        let journal: serde_json::Value = serde_json::from_slice(&text).unwrap();
+        let draining = journal["draining"].as_array().unwrap().iter();
+        draining
+            .map(|core| i32::try_from(core["record"]["process"]["pid"].as_i64().unwrap()).unwrap())
+            .collect()
     }
 
     /// The API of the core that the node's record names.

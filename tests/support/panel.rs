@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use hyper_util::rt::TokioIo;
 use raynode::panel::wire;
+use raynode::proto::raynode::v1::core_service_client::CoreServiceClient;
 use raynode::proto::service::node_service_client::NodeServiceClient;
 use raynode::proto::service::{BaseInfoResponse, Empty, Stat, StatRequest, StatType, User};
 use rustls::pki_types::pem::PemObject;
@@ -109,6 +110,12 @@ fn channel_over(tls: tokio_rustls::TlsConnector, port: u16) -> Channel {
                 tls.connect(name, stream).await.map(TokioIo::new)
             }
         }))
+}
+
+/// The node's own API for its cores.
+pub fn cores(node: &NodeProcess) -> CoreServiceClient<InterceptedService<Channel, Headers>> {
+    let headers = Headers(vec![("x-api-key", node.api_key.to_string())]);
+    CoreServiceClient::with_interceptor(channel(node), headers)
 }
 
 impl Panel {

@@ -20,11 +20,20 @@ async fn connect_from(
     id: Uuid,
     target: SocketAddr,
 ) -> std::io::Result<TcpStream> {
+    let at = (IpAddr::from([127, 0, 0, 1]), port).into();
+    connect_through(from, at, id, target).await
+}
+
+/// The same through an inbound at another address.
+pub async fn connect_through(
+    from: Ipv4Addr,
+    at: SocketAddr,
+    id: Uuid,
+    target: SocketAddr,
+) -> std::io::Result<TcpStream> {
     let socket = TcpSocket::new_v4()?;
     socket.bind((from, 0).into())?;
-    let mut stream = socket
-        .connect((IpAddr::from([127, 0, 0, 1]), port).into())
-        .await?;
+    let mut stream = socket.connect(at).await?;
     stream.set_nodelay(true)?;
     let IpAddr::V4(address) = target.ip() else {
         panic!("{target} is not IPv4");

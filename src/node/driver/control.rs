@@ -83,6 +83,7 @@ impl Driver {
             tracing::info!("no panel came back, stopping the core");
             self.end_service().await;
         }
+        self.guard_memory(now).await;
         let ran = self.runs_for();
         self.endurance.has_run_for(ran);
         if self.last_good.wants_saving(now) {

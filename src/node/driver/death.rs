@@ -9,6 +9,11 @@ use crate::xray::core::READY_DEADLINE;
 
 impl Driver {
     pub(super) async fn on_core(&mut self, event: CoreEvent) {
+        if let CoreEvent::Ended { how, .. } = &event
+            && self.return_to_the_old_core(how).await
+        {
+            return;
+        }
         let Some(mut applied) = self.take_applied().await else {
             return;
         };

@@ -6,7 +6,6 @@ use std::time::{Duration, Instant};
 use super::Driver;
 use crate::node::Error;
 use crate::node::applied::Applied;
-use crate::node::apply::change_users;
 use crate::node::endurance::Endurance;
 use crate::node::phase::Phase;
 use crate::node::plan::{self, Desired, Plan};
@@ -28,13 +27,14 @@ impl Driver {
             _ => return self.start_fresh(desired).await,
         };
         if !routing::settle(core, applied).await {
-            tracing::warn!("start: nobody knows which rules the core has");
-            return self.exchange(desired).await;
+            return self
+                .exchange(desired, "nobody knows which rules the core has")
+                .await;
         }
         let step = tokio::task::block_in_place(|| {
             plan::plan(&applied.skeleton, &applied.roster, &desired)
         });
-        if !matches!(step, Plan::Restart { .. }) {
+        if !matches!(step, Plan::Another { .. }) {
             routing::free_balancers(core, applied).await;
         }
         match step {
@@ -44,7 +44,7 @@ impl Driver {
             }
             Plan::Users(changes) => {
                 tracing::info!(changes = changes.len(), "start: only users differ");
-                change_users(core.client(), applied, &mut self.last_good, changes).await
+                self.change_users(changes).await
             }
             Plan::Rules { steps, changes } => {
                 tracing::info!(
@@ -59,22 +59,15 @@ impl Driver {
                         .await?;
                 }
                 if let Err(error) = routing::change_rules(&self.launcher, core, &steps).await {
-                    tracing::warn!(%error, "the core does not change its rules, so it is started anew");
-                    return self.exchange(desired).await;
+                    tracing::warn!(%error, "the core does not change its rules");
+                    return self.exchange(desired, "rules").await;
                 }
                 applied.skeleton = desired.skeleton;
-                let changed =
-                    change_users(core.client(), applied, &mut self.last_good, changes).await;
+                let changed = self.change_users(changes).await;
                 self.changed();
                 changed
             }
-            Plan::Restart { because } => {
-                tracing::info!(
-                    because = because.join(", "),
-                    "start: the core has to be started anew"
-                );
-                self.exchange(desired).await
-            }
+            Plan::Another { because } => self.exchange(desired, &because.join(", ")).await,
         }
     }
 
@@ -98,13 +91,26 @@ impl Driver {
         Ok(())
     }
 
-    /// From the running core to one with another configuration, and back when that fails. Whatever can be
-    /// known before is known before the running one is stopped.
-    pub(super) async fn exchange(&mut self, desired: Desired) -> Result<(), Error> {
+    /// From the running core to one with another configuration: beside the running one where two can stand
+    /// there, else after it.
+    pub(super) async fn exchange(&mut self, desired: Desired, because: &str) -> Result<(), Error> {
         self.setbacks
             .allow(&desired.skeleton, Instant::now())
             .map_err(Error::FailedBefore)?;
         self.launcher.can_record()?;
+        let Some(why) = self.alone() else {
+            self.launcher
+                .check(&desired.skeleton, &desired.roster)
+                .await?;
+            return self.hand_over(Applied::from(desired), because).await;
+        };
+        warn_of_the_end(because, &why);
+        self.exchange_in_turn(desired).await
+    }
+
+    /// One core after the other, and back when that fails. Whatever can be known before is known before the
+    /// running one is stopped.
+    async fn exchange_in_turn(&mut self, desired: Desired) -> Result<(), Error> {
         let took = self
             .launcher
             .check(&desired.skeleton, &desired.roster)
@@ -112,6 +118,7 @@ impl Driver {
         // One that was slow, and not wrong, gets there in the end.
         let patience = patience(took) * 2_u32.pow(self.setbacks.count(&desired.skeleton).min(5));
         let ran = self.runs_for();
+        self.beside.tally.restarts += 1;
         let Some(mut before) = self.take_applied().await else {
             return self.start_fresh(desired).await;
         };
@@ -138,11 +145,22 @@ impl Driver {
         Err(failure)
     }
 
-    pub(super) async fn restart(&mut self) -> Result<(), Error> {
+    /// A core of its own for what serves, without a change of it.
+    pub(super) async fn fresh_core(&mut self, because: &str) -> Result<(), Error> {
         if self.session.is_none() {
             return Err(Error::NotInitialized);
         }
         self.launcher.can_record()?;
+        match &self.phase {
+            Phase::Serving { core, .. } if !core.has_ended() => {
+                let Some(why) = self.alone() else {
+                    return self.renew(because).await;
+                };
+                warn_of_the_end(because, &why);
+                self.beside.tally.restarts += 1;
+            }
+            _ => {}
+        }
         let Some(mut applied) = self.take_applied().await else {
             return Err(Error::NotInitialized);
         };
@@ -168,10 +186,19 @@ impl Driver {
             Ok(()) => Ok(()),
             Err((error, Left::Unchanged)) => Err(error),
             Err((error, Left::Unknown)) => {
-                tracing::warn!(%error, "nobody knows which rules the core has, so it is started anew with those of before");
-                self.restart().await?;
+                tracing::warn!(%error, "nobody knows which rules the core has, so another one gets those of before");
+                self.fresh_core("nobody knows which rules the core has")
+                    .await?;
                 Err(error)
             }
         }
     }
+}
+
+fn warn_of_the_end(because: &str, why: &str) {
+    tracing::warn!(
+        because,
+        why,
+        "the core is started anew, and every connection ends: no second one can be started beside it"
+    );
 }

@@ -74,12 +74,12 @@ fn change(disk: &mut LastGood, from: &Applied, to: &[&str]) {
 #[test]
 fn what_is_saved_is_there_again() {
     let disk = Disk::new();
-    assert!(disk.open().load().is_none());
+    assert!(disk.open().load(None).is_none());
     let core = Uuid::new_v4();
     let saved = applied(&["1", "Zoë", "with \"quotes\""]);
     disk.open()
         .save(core, &saved, Some(Duration::from_secs(60)));
-    let found = disk.open().load().unwrap();
+    let found = disk.open().load(None).unwrap();
     assert_eq!(found.core, core);
     assert!(*found.applied.skeleton == *saved.skeleton);
     assert_eq!(emails(&found.applied), emails(&saved));
@@ -115,7 +115,7 @@ fn changes_are_there_again_and_those_that_were_refused_are_not() {
     last_good.save(Uuid::new_v4(), &before, None);
     change(&mut last_good, &before, &["2", "3"]);
     assert_eq!(
-        emails(&disk.open().load().unwrap().applied),
+        emails(&disk.open().load(None).unwrap().applied),
         ["2", "3"],
         "before the core is told"
     );
@@ -125,21 +125,21 @@ fn changes_are_there_again_and_those_that_were_refused_are_not() {
     roster.put("in", &Email::from("2"), None);
     let off = ["2", "3"].map(|email| (Arc::from("in"), Email::from(email)));
     last_good.correct(&roster, off.iter());
-    let found = disk.open().load().unwrap().applied;
+    let found = disk.open().load(None).unwrap().applied;
     assert_eq!(emails(&found), ["2"]);
     assert_eq!(
         found.roster.inbound("in").unwrap().users[&Email::from("2")],
         None
     );
     last_good.set_stopped(true);
-    assert!(disk.open().load().unwrap().stopped);
+    assert!(disk.open().load(None).unwrap().stopped);
     last_good.save(Uuid::new_v4(), &before, None);
     assert!(
-        disk.open().load().unwrap().stopped,
+        disk.open().load(None).unwrap().stopped,
         "a snapshot changes nothing about it"
     );
     last_good.set_stopped(false);
-    assert!(!disk.open().load().unwrap().stopped);
+    assert!(!disk.open().load(None).unwrap().stopped);
 }
 
 #[test]
@@ -152,13 +152,13 @@ fn a_journal_counts_only_behind_its_own_snapshot_and_to_its_last_whole_line() {
     let old = std::fs::read(disk.path("last-good.journal")).unwrap();
     for torn in 0..old.len() {
         std::fs::write(disk.path("last-good.journal"), &old[..torn]).unwrap();
-        let found = emails(&disk.open().load().unwrap().applied);
+        let found = emails(&disk.open().load(None).unwrap().applied);
         assert_eq!(found, ["1"], "cut at {torn}");
     }
     // A snapshot that is younger than the journal beside it: the daemon died between the two.
     last_good.save(Uuid::new_v4(), &applied(&["5"]), None);
     std::fs::write(disk.path("last-good.journal"), &old).unwrap();
-    assert_eq!(emails(&disk.open().load().unwrap().applied), ["5"]);
+    assert_eq!(emails(&disk.open().load(None).unwrap().applied), ["5"]);
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn what_can_not_be_read_is_moved_aside() {
     flipped[middle] ^= 0xff;
     for damaged in [&[][..], b"nonsense", &good[..good.len() / 2], &flipped] {
         std::fs::write(disk.path("last-good"), damaged).unwrap();
-        assert!(disk.open().load().is_none());
+        assert!(disk.open().load(None).is_none());
         assert!(!disk.path("last-good").exists() && disk.path("last-good.damaged").exists());
     }
 }
@@ -188,7 +188,7 @@ fn where_the_disk_refuses_the_next_daemon_finds_it_elsewhere() {
     last_good.save(Uuid::new_v4(), &applied(&["1", "2"]), None);
     change(&mut last_good, &before, &["9"]);
     last_good.set_stopped(true);
-    let found = disk.open().load().unwrap();
+    let found = disk.open().load(None).unwrap();
     assert!(!found.outdated && found.stopped);
     assert_eq!(emails(&found.applied), ["2", "9"]);
     assert!(!last_good.wants_saving(Instant::now()));
@@ -196,7 +196,7 @@ fn where_the_disk_refuses_the_next_daemon_finds_it_elsewhere() {
     std::fs::remove_dir_all(disk.path("last-good.new")).unwrap();
     last_good.save(Uuid::new_v4(), &applied(&["7"]), None);
     std::fs::remove_dir_all(disk.runtime.path()).unwrap();
-    assert_eq!(emails(&disk.open().load().unwrap().applied), ["7"]);
+    assert_eq!(emails(&disk.open().load(None).unwrap().applied), ["7"]);
 }
 
 #[test]
@@ -208,14 +208,14 @@ fn where_nothing_can_be_written_it_is_said_to_be_old_and_can_be_forgotten() {
         std::fs::create_dir_all(folder.join("last-good.new/in the way")).unwrap();
     }
     last_good.save(Uuid::new_v4(), &applied(&["2"]), None);
-    let found = disk.open().load().unwrap();
+    let found = disk.open().load(None).unwrap();
     assert!(found.outdated);
     assert_eq!(emails(&found.applied), ["1"]);
     assert!(last_good.wants_saving(Instant::now() + SOON));
     // A panel stops the node: nothing of it may come back.
     last_good.set_stopped(true);
     last_good.forget_if_it_is_wrong();
-    assert!(disk.open().load().is_none());
+    assert!(disk.open().load(None).is_none());
 }
 
 #[test]

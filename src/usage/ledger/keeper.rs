@@ -150,7 +150,9 @@ impl Keeper {
                 let moved = self.take_readings(epoch, readings);
                 return Some(Box::new(move |_| drop(reply.send(moved))));
             }
-            Command::OfCore(epoch, of, reply) => drop(reply.send(self.book.of_core(epoch, &of))),
+            Command::OfCores(epochs, of, reply) => {
+                drop(reply.send(self.book.of_cores(&epochs, &of)));
+            }
             Command::Knows(epoch, email, reply) => {
                 let known = self.book.knows_of(epoch, Kind::User, &email);
                 reply.send(known).ok();

@@ -4,6 +4,7 @@
 //! answers for put right, every other key kept in its place. [`Skeleton::render`] writes it out
 //! for one core, with that core's API and the users of the moment. Both are pure.
 
+mod endpoints;
 mod inbound;
 mod render;
 mod rewrite;
@@ -14,6 +15,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+pub use self::endpoints::{Endpoint, Place, Transport};
 pub use self::inbound::Inbound;
 pub(in crate::xray) use self::render::rules;
 pub use self::render::{Accounts, Door, Nobody};
@@ -135,7 +137,7 @@ impl Skeleton {
             .iter()
             .filter_map(|inbound| inbound.get("listen")?.as_str())
             .filter(|listen| listen.starts_with('/'))
-            .map(|listen| Path::new(listen.split(',').next().unwrap_or(listen)))
+            .map(|listen| Path::new(endpoints::socket_path(listen)))
     }
 
     /// The files that the operator wants log lines in.

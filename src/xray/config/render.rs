@@ -1,7 +1,9 @@
 //! Writing a skeleton out for one core.
 
+use std::borrow::Cow;
 use std::io;
 use std::path::Path;
+use std::time::Duration;
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
@@ -9,9 +11,10 @@ use serde::ser::{SerializeMap, SerializeSeq};
 use serde::{Serialize, Serializer};
 use serde_json::{Map, Value, json};
 
-use super::rewrite;
 use super::{API_INBOUND, API_RULE_TAG, API_TAG, Inbound, PLACEHOLDER, Skeleton};
+use super::{endpoints, rewrite};
 use crate::xray::account::{Account, Client, Protocol};
+use crate::xray::core::InboundSocket;
 use crate::xray::version::Version;
 
 /// How one core lets the node in: its API on a unix socket that nobody else can open.
@@ -23,6 +26,38 @@ pub struct Door<'a> {
     pub version: Version,
     /// Random bytes for the key of the [`PLACEHOLDER`], so that nobody can be him.
     pub placeholder_key: [u8; 32],
+    /// The sockets that this core opens in the place of those that clients know.
+    pub inbound_sockets: &'a [InboundSocket],
+    /// How long hysteria inbounds keep a session from which nothing comes, where the configuration says
+    /// nothing of it.
+    pub quic_idle_timeout: Option<Duration>,
+}
+
+impl Door<'_> {
+    /// An inbound with what this core has in another way than the next one.
+    fn for_this_core<'v>(&self, inbound: &'v Value) -> Cow<'v, Value> {
+        let mut inbound = Cow::Borrowed(inbound);
+        let listen = inbound.get("listen").and_then(Value::as_str);
+        if let Some(listen) = listen.and_then(|listen| self.own_socket(listen)) {
+            inbound.to_mut()["listen"] = Value::from(listen);
+        }
+        let protocol = inbound.get("protocol").and_then(Value::as_str);
+        if let Some(timeout) = self.quic_idle_timeout
+            && protocol.is_some_and(|protocol| protocol.eq_ignore_ascii_case("hysteria"))
+        {
+            rewrite::quic_idle_timeout(inbound.to_mut(), timeout);
+        }
+        inbound
+    }
+
+    /// The core's own socket with the mode of the one that clients know.
+    fn own_socket(&self, listen: &str) -> Option<String> {
+        let known = endpoints::socket_path(listen);
+        let mut sockets = self.inbound_sockets.iter();
+        let socket = sockets.find(|socket| socket.known == Path::new(known))?;
+        let mode = listen.strip_prefix(known).unwrap_or_default();
+        Some(format!("{}{mode}", socket.own.display()))
+    }
 }
 
 /// Who has an account on which inbound.
@@ -76,7 +111,7 @@ impl Skeleton {
         let inbounds = Inbounds {
             door: behind_a_door.then(|| api_inbound(door.socket)),
             skeleton: self,
-            placeholder_key: door.placeholder_key,
+            on: door,
             accounts,
         };
         let config = Replacing {
@@ -180,7 +215,7 @@ impl<With: Serialize> Serialize for Replacing<'_, With> {
 struct Inbounds<'a, A> {
     door: Option<Value>,
     skeleton: &'a Skeleton,
-    placeholder_key: [u8; 32],
+    on: Door<'a>,
     accounts: &'a A,
 }
 
@@ -191,11 +226,12 @@ impl<A: Accounts> Serialize for Inbounds<'_, A> {
             list.serialize_element(door)?;
         }
         for (inbound, managed) in self.skeleton.inbounds.iter().zip(&self.skeleton.managed) {
-            match (inbound, inbound.get("settings"), managed) {
+            let inbound = self.on.for_this_core(inbound);
+            match (&*inbound, inbound.get("settings"), managed) {
                 (Value::Object(map), Some(Value::Object(settings)), Some(managed)) => {
                     let clients = Clients {
                         inbound: managed,
-                        placeholder_key: &self.placeholder_key,
+                        placeholder_key: &self.on.placeholder_key,
                         accounts: self.accounts,
                     };
                     let settings = Replacing {
@@ -209,7 +245,7 @@ impl<A: Accounts> Serialize for Inbounds<'_, A> {
                         with: &settings,
                     })?;
                 }
-                _ => list.serialize_element(inbound)?,
+                _ => list.serialize_element(&*inbound)?,
             }
         }
         list.end()

@@ -5,6 +5,7 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::time::Duration;
 
 use serde_json::{Map, Value, json};
 
@@ -325,6 +326,24 @@ pub(super) fn observatories(root: &mut Map<String, Value>, silent: &[String]) {
                     .is_some_and(|tag| silent.iter().any(|silent| silent == tag))
             });
         }
+    }
+}
+
+/// How long a hysteria inbound keeps a session from which nothing comes; what the configuration says of it
+/// stays. (`maxIdleTimeout` of `hysteriaSettings` does nothing.)
+pub(super) fn quic_idle_timeout(inbound: &mut Value, timeout: Duration) {
+    let mut part = inbound;
+    for key in ["streamSettings", "finalmask", "quicParams"] {
+        let Value::Object(map) = part else {
+            return;
+        };
+        canonical_keys(map, &[key]);
+        part = map.entry(key).or_insert_with(|| json!({}));
+    }
+    if let Value::Object(quic) = part {
+        canonical_keys(quic, &["maxIdleTimeout"]);
+        quic.entry("maxIdleTimeout")
+            .or_insert_with(|| Value::from(timeout.as_secs()));
     }
 }
 

@@ -33,6 +33,8 @@ fn render_with(skeleton: &Skeleton, version: Version, users: &Fixed) -> Value {
         socket: Path::new("/run/r/core.sock"),
         version,
         placeholder_key: [7; 32],
+        inbound_sockets: &[],
+        quic_idle_timeout: None,
     };
     let mut bytes = Vec::new();
     skeleton.render(door, users, &mut bytes).unwrap();

@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use super::{Core, Files, Launcher};
+use super::{Core, Launcher};
 use crate::xray::client::{self, Client};
-use crate::xray::config::Skeleton;
+use crate::xray::config::LogFiles;
 use crate::xray::leftover;
 use crate::xray::process::Process;
 use crate::xray::record::Record;
@@ -34,33 +34,35 @@ pub enum NotAdopted {
 
 /// How long a core that outlived its daemon may be silent. A machine that swaps, or was stopped for a
 /// moment, makes it so; panels wait, and connections live.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub const PATIENCE: Duration = Duration::from_secs(10);
 
-async fn answers(client: &Client) -> Result<(), client::Error> {
-    let deadline = Instant::now() + PATIENCE;
+async fn answers(client: &Client, patience: Duration) -> Result<(), client::Error> {
+    let deadline = Instant::now() + patience;
     loop {
-        match client.sys_stats().await {
-            Ok(_) => return Ok(()),
-            Err(error) if Instant::now() >= deadline => return Err(error),
-            Err(_) => tokio::time::sleep(Duration::from_millis(100)).await,
+        match tokio::time::timeout_at(deadline.into(), client.sys_stats()).await {
+            Ok(Ok(_)) => return Ok(()),
+            Ok(Err(error)) if Instant::now() >= deadline => return Err(error),
+            Ok(Err(_)) => tokio::time::sleep(Duration::from_millis(100)).await,
+            Err(_) => return Err(client::Error::NoAnswer("nothing in time".to_owned())),
         }
     }
 }
 
 impl Launcher {
-    /// Takes over the core of a record, which runs `skeleton`.
+    /// Takes over the core of a record, which writes these log files, if it answers within `patience`.
     ///
     /// # Errors
     /// With the reason why not.
-    pub async fn adopt(&self, record: &Record, skeleton: &Skeleton) -> Result<Core, NotAdopted> {
-        let files = Files {
-            runtime_dir: self.runtime_dir.clone(),
-            socket: record.socket.clone(),
-            fifo: record.fifo.clone(),
-        };
+    pub async fn adopt(
+        &self,
+        record: &Record,
+        logs: &LogFiles,
+        patience: Duration,
+    ) -> Result<Core, NotAdopted> {
+        let files = record.files(&self.runtime_dir);
         let ready = record.ready_since().ok_or(NotAdopted::NeverReady)?;
         let version = record.version().ok_or(NotAdopted::NoVersion)?;
-        let (tail, output) = self.output(skeleton, &files);
+        let (tail, output) = self.output(logs, &files);
         let process = Process::attach(record.process, &record.fifo, output)
             .map_err(NotAdopted::Output)?
             .ok_or(NotAdopted::Ended)?;
@@ -68,8 +70,17 @@ impl Launcher {
             return Err(NotAdopted::Foreign);
         }
         let client = Client::new(files.socket.clone());
-        answers(&client).await.map_err(NotAdopted::Silent)?;
+        answers(&client, patience)
+            .await
+            .map_err(NotAdopted::Silent)?;
         tracing::info!(pid = process.pid(), %version, "took over the core that was running");
-        Ok(Core::new(record.id, process, version, ready, files, tail))
+        Ok(Core::new(
+            record.clone(),
+            process,
+            version,
+            ready,
+            files,
+            tail,
+        ))
     }
 }

@@ -1,41 +1,37 @@
 //! How a core is started: from a configuration to a process whose API has answered.
 
+use std::ffi::OsString;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::{Duration, Instant, SystemTime};
+use std::time::{Duration, Instant};
 
 use uuid::Uuid;
 
+use super::coming::{Coming, ended};
+use super::files::{Files, InboundSocket};
 use super::output::{Output, Tail};
+use super::parts::Parts;
 use super::tool::{Tool, hidden_variables};
-use super::{Core, Error, Files, READY_DEADLINE};
+use super::{Core, Error, READY_DEADLINE};
 use crate::disk;
-use crate::xray::client::Client;
-use crate::xray::config::{Accounts, Door, Skeleton};
+use crate::xray::config::{Accounts, Door, LogFiles, Skeleton};
 use crate::xray::leftover;
 use crate::xray::logs::Logs;
 use crate::xray::process::{Process, Spawn};
 use crate::xray::record::Record;
 use crate::xray::version::Version;
 
-/// How often a starting core is asked whether it is ready.
-const READY_INTERVAL: Duration = Duration::from_millis(3);
 /// How long a binary may take to say its version.
 const VERSION_DEADLINE: Duration = Duration::from_secs(10);
 /// The longest part of the log that one error repeats.
-const ERROR_LOG_BYTES: usize = 4 << 10;
-
-/// By what a file is known to be the one of before: its time of change and its length.
-type Stamp = (SystemTime, u64);
+pub(super) const ERROR_LOG_BYTES: usize = 4 << 10;
 
 /// How cores of one node are started.
 #[derive(Debug)]
 pub struct Launcher {
-    /// The Xray binary.
-    pub binary: PathBuf,
     /// Where `geoip.dat` and `geosite.dat` are.
     pub assets: PathBuf,
     /// Where the cores' API sockets go; nobody else may enter it.
@@ -47,16 +43,17 @@ pub struct Launcher {
     pub debug_config: Option<PathBuf>,
     /// Where the cores' log lines go.
     pub logs: Arc<Logs>,
+    parts: Mutex<Parts>,
     sockets: AtomicU64,
-    version: Mutex<Option<(Stamp, Version)>>,
+    version: Mutex<Option<(Parts, Version)>>,
 }
 
 impl Launcher {
-    /// Cores of `binary`, with their sockets in `runtime_dir`.
+    /// Cores of these parts, with their sockets in `runtime_dir`.
     #[must_use]
-    pub fn new(binary: PathBuf, assets: PathBuf, runtime_dir: PathBuf, logs: Arc<Logs>) -> Self {
+    pub fn new(parts: Parts, assets: PathBuf, runtime_dir: PathBuf, logs: Arc<Logs>) -> Self {
         Self {
-            binary,
+            parts: Mutex::new(parts),
             assets,
             runtime_dir,
             tail_lines: 200,
@@ -67,45 +64,49 @@ impl Launcher {
         }
     }
 
+    /// What the next core is made of, as it is on disk now.
+    #[must_use]
+    pub fn parts(&self) -> Parts {
+        let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
+        parts.clone().as_on_disk()
+    }
+
+    /// Later cores are made of these.
+    pub fn set_parts(&self, parts: Parts) {
+        *self.parts.lock().unwrap_or_else(PoisonError::into_inner) = parts;
+    }
+
     /// The version of the binary, asked anew only when the file has changed.
     ///
     /// # Errors
     /// When there is no such binary or it is not Xray.
     pub async fn version(&self) -> Result<Version, Error> {
-        let fail = |reason: String| Error::Binary {
-            binary: self.binary.clone(),
-            reason,
-        };
         if let Some(known) = self.known_version() {
             return Ok(known);
         }
-        // Taken before it is asked: a file that is exchanged meanwhile is asked again.
-        let stamp = self.stamp().map_err(|error| fail(error.to_string()))?;
-        let output = Tool::new(&self.binary).arg("version").run(&[]);
+        // Looked at before it is asked: a file that is exchanged meanwhile is asked again.
+        let parts = self.parts();
+        let fail = |reason: String| Error::Binary {
+            binary: parts.binary.clone(),
+            reason,
+        };
+        let output = Tool::new(&parts.binary).arg("version").run(&[]);
         let output = tokio::time::timeout(VERSION_DEADLINE, output)
             .await
             .map_err(|_| fail("`version` did not end within 10 s".to_owned()))?
             .map_err(|error| fail(error.to_string()))?;
         let version = Version::from_banner(&String::from_utf8_lossy(&output.stdout))
             .ok_or_else(|| fail("`version` does not print what xray prints".to_owned()))?;
-        *self.version.lock().unwrap_or_else(PoisonError::into_inner) = Some((stamp, version));
+        *self.version.lock().unwrap_or_else(PoisonError::into_inner) = Some((parts, version));
         Ok(version)
     }
 
     /// The version as it was last told, if that was of this very file. Never waits.
     #[must_use]
     pub fn known_version(&self) -> Option<Version> {
-        let known = *self.version.lock().unwrap_or_else(PoisonError::into_inner);
-        let (stamp, version) = known?;
-        (self.stamp().ok()? == stamp).then_some(version)
-    }
-
-    fn stamp(&self) -> io::Result<Stamp> {
-        let file = std::fs::metadata(&self.binary)?;
-        Ok((
-            file.modified().unwrap_or(SystemTime::UNIX_EPOCH),
-            file.len(),
-        ))
+        let known = self.version.lock().unwrap_or_else(PoisonError::into_inner);
+        let (of, version) = known.as_ref()?;
+        of.has_the_binary_of(&self.parts()).then_some(*version)
     }
 
     /// Asks Xray whether it would run this configuration, and says how long that took. Binds nothing and
@@ -120,9 +121,16 @@ impl Launcher {
     ) -> Result<Duration, Error> {
         let began = Instant::now();
         let version = self.version().await?;
-        let socket = self.runtime_dir.join("check.sock");
-        let config = Self::render(skeleton, accounts, &socket, version)?;
-        let run = Tool::new(&self.binary)
+        let parts = self.parts();
+        let door = Door {
+            socket: &self.runtime_dir.join("check.sock"),
+            version,
+            placeholder_key: rand::random(),
+            inbound_sockets: &[],
+            quic_idle_timeout: parts.quic_idle_timeout,
+        };
+        let config = render(skeleton, accounts, door)?;
+        let run = Tool::new(&parts.binary)
             .args(["run", "-test", "-c", "stdin:"])
             .env("XRAY_LOCATION_ASSET", &self.assets)
             .env(leftover::MARK, leftover::mark(&self.runtime_dir))
@@ -137,7 +145,7 @@ impl Launcher {
                 Err(ended(&output.status.to_string(), &tail))
             }
             Ok(Err(error)) => Err(Error::Binary {
-                binary: self.binary.clone(),
+                binary: parts.binary,
                 reason: error.to_string(),
             }),
             Err(_) => Err(Error::NotReady {
@@ -157,49 +165,48 @@ impl Launcher {
         accounts: &impl Accounts,
         patience: Duration,
     ) -> Result<Core, Error> {
+        for path in skeleton.unix_sockets() {
+            InboundSocket::is_free(path).await?;
+        }
+        let coming = self.bring_up(skeleton, accounts).await?;
+        // Before it serves anybody: a core that no record names is ended by the next daemon.
+        self.write_record(coming.record());
+        coming.ready(patience).await?;
+        let core = coming.into_core()?;
+        core.show_sockets()?;
+        self.write_record(core.record());
+        Ok(core)
+    }
+
+    /// A core that comes up. It is gone when what is returned here is dropped.
+    ///
+    /// # Errors
+    /// When it can't be started.
+    pub async fn bring_up(
+        &self,
+        skeleton: &Skeleton,
+        accounts: &impl Accounts,
+    ) -> Result<Coming, Error> {
         let version = self.version().await?;
-        let files = self.fresh_files()?;
-        let config = Self::render(skeleton, accounts, &files.socket, version)?;
+        let parts = self.parts();
+        let id = Uuid::new_v4();
+        let files = self.fresh_files(id, skeleton)?;
+        let door = Door {
+            socket: &files.socket,
+            version,
+            placeholder_key: rand::random(),
+            inbound_sockets: &files.inbound_sockets,
+            quic_idle_timeout: parts.quic_idle_timeout,
+        };
+        let config = render(skeleton, accounts, door)?;
         if skeleton.gives_up_inbound_counters(version) {
             tracing::warn!(%version, "inbounds are not counted: with a hysteria inbound this xray could not count users then");
         }
-        for path in skeleton.unix_sockets() {
-            remove_stale_socket(path).await;
-        }
         self.write_debug_config(&config)?;
-        let (tail, output) = self.output(skeleton, &files);
-        let mut attempt = Attempt {
-            process: Some(self.spawn(&files, config, output)?),
-            files: files.clone(),
-        };
-        let process = attempt.process.as_ref().ok_or_else(gone)?;
-        // Before it serves anybody: a core that no record names is ended by the next daemon.
-        let record = Record::new(
-            Uuid::new_v4(),
-            process.identity(),
-            &self.binary,
-            version,
-            (&files.socket, &files.fifo),
-        );
-        if let Err(error) = self.write_record(&record) {
-            // Better not taken over later than not serving now.
-            tracing::error!(%error, "the next daemon will not take this core over");
-        }
-        ready(process, &Client::new(files.socket.clone()), &tail, patience).await?;
-        let record = record.now_ready();
-        if let Err(error) = self.write_record(&record) {
-            tracing::error!(%error, "the next daemon will not take this core over");
-        }
-        let process = attempt.process.take().ok_or_else(gone)?;
-        tracing::info!(pid = process.pid(), %version, "core started");
-        Ok(Core::new(
-            record.id,
-            process,
-            version,
-            Instant::now(),
-            files,
-            tail,
-        ))
+        let (tail, output) = self.output(skeleton.log_files(), &files);
+        let process = self.spawn(&parts, &files, config, output)?;
+        let record = Record::new(process.identity(), &parts, version, &files);
+        Ok(Coming::new(process, record, version, files, tail))
     }
 
     /// Whether a core could be recorded: better known before another one is stopped for it.
@@ -214,19 +221,19 @@ impl Launcher {
             .map_err(|source| Error::Io { path, source })
     }
 
-    fn write_record(&self, record: &Record) -> Result<(), Error> {
-        record.write(&self.runtime_dir).map_err(|source| Error::Io {
-            path: self.runtime_dir.join("core.json"),
-            source,
-        })
+    /// Puts down which core serves. Better not taken over later than not serving now.
+    pub fn write_record(&self, record: &Record) {
+        if let Err(error) = record.write(&self.runtime_dir) {
+            tracing::error!(folder = %self.runtime_dir.display(), %error, "the next daemon will not take this core over");
+        }
     }
 
     /// Where the lines of a core go, and its last ones.
-    pub(super) fn output(&self, skeleton: &Skeleton, files: &Files) -> (Tail, Output) {
+    pub(super) fn output(&self, log_files: &LogFiles, files: &Files) -> (Tail, Output) {
         let tail = Tail::new(self.tail_lines);
         let output = Output::new(
             Arc::clone(&self.logs),
-            skeleton.log_files(),
+            log_files,
             &files.socket,
             tail.clone(),
             self.debug_config.is_some(),
@@ -234,47 +241,39 @@ impl Launcher {
         (tail, output)
     }
 
-    fn spawn(&self, files: &Files, config: Vec<u8>, output: Output) -> Result<Process, Error> {
+    fn spawn(
+        &self,
+        parts: &Parts,
+        files: &Files,
+        config: Vec<u8>,
+        output: Output,
+    ) -> Result<Process, Error> {
         let mark = leftover::mark(&self.runtime_dir);
+        let debug = go_debug();
+        let memory_limit = parts.memory_limit.map(|bytes| bytes.to_string());
+        let mut environment = vec![
+            ("XRAY_LOCATION_ASSET".as_ref(), self.assets.as_os_str()),
+            (leftover::MARK.as_ref(), mark.as_os_str()),
+            ("GODEBUG".as_ref(), debug.as_os_str()),
+        ];
+        if let Some(limit) = &memory_limit {
+            environment.push(("GOMEMLIMIT".as_ref(), limit.as_ref()));
+        }
         let spawn = Spawn {
-            binary: &self.binary,
+            binary: &parts.binary,
             arguments: &["run", "-c", "stdin:"],
-            environment: vec![
-                ("XRAY_LOCATION_ASSET".as_ref(), self.assets.as_os_str()),
-                (leftover::MARK.as_ref(), &mark),
-            ],
+            environment,
             hidden: hidden_variables(),
             fifo: &files.fifo,
         };
         spawn.start(config, output).map_err(|error| Error::Binary {
-            binary: self.binary.clone(),
+            binary: parts.binary.clone(),
             reason: error.to_string(),
         })
     }
 
-    fn render(
-        skeleton: &Skeleton,
-        accounts: &impl Accounts,
-        socket: &Path,
-        version: Version,
-    ) -> Result<Vec<u8>, Error> {
-        let mut config = Vec::with_capacity(16 << 10);
-        let door = Door {
-            socket,
-            version,
-            placeholder_key: rand::random(),
-        };
-        skeleton
-            .render(door, accounts, &mut config)
-            .map_err(|source| Error::Io {
-                path: PathBuf::from("the configuration"),
-                source,
-            })?;
-        Ok(config)
-    }
-
     /// Paths that no core has had: Xray hangs without a word on the socket of one that still lives.
-    fn fresh_files(&self) -> Result<Files, Error> {
+    fn fresh_files(&self, core: Uuid, skeleton: &Skeleton) -> Result<Files, Error> {
         loop {
             let number = self.sockets.fetch_add(1, Ordering::Relaxed);
             let name = format!("core-{}-{number}", std::process::id());
@@ -282,9 +281,11 @@ impl Launcher {
             match std::fs::symlink_metadata(&socket) {
                 Err(error) if error.kind() == io::ErrorKind::NotFound => {
                     return Ok(Files {
+                        core,
                         runtime_dir: self.runtime_dir.clone(),
                         socket,
                         fifo: self.runtime_dir.join(format!("{name}.log")),
+                        inbound_sockets: InboundSocket::of(core, skeleton.unix_sockets()),
                     });
                 }
                 Err(source) => {
@@ -318,82 +319,27 @@ impl Launcher {
     }
 }
 
-/// Xray leaves a socket behind when it is killed, and the next one could not listen on it.
-async fn remove_stale_socket(path: &Path) {
-    use std::os::unix::fs::FileTypeExt;
-
-    let is_socket = std::fs::symlink_metadata(path).is_ok_and(|file| file.file_type().is_socket());
-    if !is_socket {
-        return;
-    }
-    // Somebody who listens there is somebody else, and Xray will say so. One who does not accept makes
-    // this fail at once, in another way.
-    let is_stale = tokio::net::UnixStream::connect(path)
-        .await
-        .is_err_and(|error| error.kind() == io::ErrorKind::ConnectionRefused);
-    if is_stale && let Err(error) = std::fs::remove_file(path) {
-        tracing::warn!(path = %path.display(), %error, "a socket that the config listens on is in the way");
-    }
+fn render(skeleton: &Skeleton, accounts: &impl Accounts, door: Door<'_>) -> Result<Vec<u8>, Error> {
+    let mut config = Vec::with_capacity(16 << 10);
+    skeleton
+        .render(door, accounts, &mut config)
+        .map_err(|source| Error::Io {
+            path: PathBuf::from("the configuration"),
+            source,
+        })?;
+    Ok(config)
 }
 
-/// A core that is not ready yet: whatever keeps it from becoming so, it does not stay.
-struct Attempt {
-    process: Option<Process>,
-    files: Files,
-}
-
-impl Drop for Attempt {
-    fn drop(&mut self) {
-        if let Some(process) = self.process.take() {
-            process.killer().kill();
-            self.files.clear_up();
+/// Go opens listeners as MPTCP sockets, and the kernel steers none of those.
+fn go_debug() -> OsString {
+    const STEERABLE: &str = "multipathtcp=0";
+    match std::env::var_os("GODEBUG") {
+        Some(debug) if !debug.is_empty() => {
+            let mut debug = debug;
+            debug.push(",");
+            debug.push(STEERABLE);
+            debug
         }
-    }
-}
-
-fn gone() -> Error {
-    Error::Ended {
-        status: "gone".to_owned(),
-        tail: String::new(),
-    }
-}
-
-/// Looks every few milliseconds, and at the process at the same time: a core that ends early says
-/// why, and nobody has to wait for a deadline.
-async fn ready(
-    process: &Process,
-    client: &Client,
-    tail: &Tail,
-    patience: Duration,
-) -> Result<(), Error> {
-    let deadline = Instant::now() + patience;
-    loop {
-        let answers = tokio::select! {
-            biased;
-            how = process.ended() => return Err(ended(&how.to_string(), tail)),
-            answer = client.sys_stats() => answer.is_ok(),
-            () = tokio::time::sleep_until(deadline.into()) => false,
-        };
-        if answers {
-            return Ok(());
-        }
-        if Instant::now() >= deadline {
-            process.kill().await;
-            return Err(Error::NotReady {
-                patience,
-                tail: tail.text(ERROR_LOG_BYTES),
-            });
-        }
-        tokio::time::sleep(READY_INTERVAL).await;
-    }
-}
-
-fn ended(status: &str, tail: &Tail) -> Error {
-    match tail.failure() {
-        Some(reason) => Error::Refused(reason),
-        None => Error::Ended {
-            status: status.to_owned(),
-            tail: tail.text(ERROR_LOG_BYTES),
-        },
+        _ => STEERABLE.into(),
     }
 }

@@ -39,7 +39,7 @@ impl Launcher {
 
     async fn adrules(&self, core: &Core, flags: &[&str], rules: &Value) -> Result<(), Error> {
         let input = json!({ "routing": { "rules": rules } }).to_string();
-        let tool = Tool::new(&self.binary_of(core))
+        let tool = Tool::new(&binary_of(core))
             .args(["api", "adrules"])
             .arg(format!("--server=unix:{}", core.files.socket.display()))
             .arg(format!("--timeout={ANSWER_S}"))
@@ -65,16 +65,16 @@ impl Launcher {
             Ok(Ok(Some(output))) => Err(failure(&output)),
         }
     }
+}
 
-    /// The file that the core was started from: the one on disk may be another version by now.
-    fn binary_of(&self, core: &Core) -> PathBuf {
-        let running = PathBuf::from(format!("/proc/{}/exe", core.pid()));
-        // A core with capabilities of its own does not show it.
-        if std::fs::metadata(&running).is_ok() {
-            running
-        } else {
-            self.binary.clone()
-        }
+/// The file that the core was started from: the one on disk may be another version by now.
+fn binary_of(core: &Core) -> PathBuf {
+    let running = PathBuf::from(format!("/proc/{}/exe", core.pid()));
+    // A core with capabilities of its own does not show it.
+    if std::fs::metadata(&running).is_ok() {
+        running
+    } else {
+        core.record.binary.clone()
     }
 }
 

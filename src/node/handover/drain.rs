@@ -1,0 +1,361 @@
+//! A core that has made way: it keeps its connections until they end.
+
+use std::io;
+use std::ops::RangeInclusive;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use tokio::sync::{Mutex, mpsc, oneshot};
+use tokio::task::JoinSet;
+use uuid::Uuid;
+
+use super::cut::Cutter;
+use crate::node::harvesting::source;
+use crate::node::state;
+use crate::usage::harvest::{Harvester, Source};
+use crate::xray::client;
+use crate::xray::core::{Core, Launcher};
+use crate::xray::handover::journal::Drained;
+use crate::xray::handover::sockets;
+
+/// The last handshakes with its listeners are over then. Closing one resets those that are under way.
+const SETTLED: Duration = Duration::from_secs(3);
+/// How often it is looked at.
+const LOOK: Duration = Duration::from_secs(2);
+/// It has drained when it was seen without a connection so often.
+const SEEN_EMPTY: u32 = 2;
+/// How many orders wait at most; a removed user who finds no room is cut with the next one's.
+const ORDERS: usize = 256;
+
+/// The driver's side of one.
+#[derive(Debug)]
+pub(in crate::node) struct Drain {
+    pub(in crate::node) source: Source,
+    pub(in crate::node) pid: i32,
+    pub(in crate::node) drained: Drained,
+    /// How many connections it had at the last look.
+    pub(in crate::node) connections: Arc<AtomicUsize>,
+    /// The unix sockets that its inbounds listen on.
+    sockets: Vec<PathBuf>,
+    orders: mpsc::Sender<Order>,
+    _task: JoinSet<()>,
+}
+
+/// Something that the driver has to know.
+#[derive(Debug)]
+pub(in crate::node) struct Event {
+    pub(in crate::node) core: Uuid,
+    pub(in crate::node) what: What,
+}
+
+#[derive(Debug)]
+pub(in crate::node) enum What {
+    /// It listens no more where others listen.
+    Closed,
+    /// The process is gone.
+    Ended,
+}
+
+enum Order {
+    /// These users are served nowhere any more.
+    Cut(Vec<String>),
+    /// It shall serve again, if it still can.
+    GiveBack(oneshot::Sender<Core>),
+    /// It shall end, for this reason.
+    End(&'static str, Option<oneshot::Sender<()>>),
+}
+
+impl Drain {
+    /// Lets a core drain for `timeout` at most. What is to be known of it goes to `events`.
+    pub(in crate::node) fn begin(
+        core: Core,
+        drained: Drained,
+        (launcher, harvester): (Arc<Launcher>, Arc<Harvester>),
+        timeout: Duration,
+        (events, ports): (mpsc::Sender<Event>, Arc<Mutex<()>>),
+    ) -> Self {
+        let source = source(&core);
+        let connections = Arc::new(AtomicUsize::new(0));
+        let (orders, waiting) = mpsc::channel(ORDERS);
+        let pid = core.pid();
+        let sockets: Vec<PathBuf> = core.own_sockets().map(PathBuf::from).collect();
+        let since = drained.since();
+        let draining = Draining {
+            cutter: Cutter::new(launcher, Arc::clone(&harvester)),
+            core,
+            source: source.clone(),
+            drained: drained.clone(),
+            harvester,
+            until: since.checked_add(timeout),
+            since,
+            connections: Arc::clone(&connections),
+            sockets: sockets.clone(),
+            events,
+            ports,
+            empty: 0,
+            next_harvest: Instant::now(),
+        };
+        let mut task = JoinSet::new();
+        task.spawn(draining.run(waiting));
+        Self {
+            source,
+            pid,
+            drained,
+            connections,
+            sockets,
+            orders,
+            _task: task,
+        }
+    }
+
+    /// What everybody may know of it.
+    pub(in crate::node) fn view(&self) -> state::Draining {
+        state::Draining {
+            source: self.source.clone(),
+            pid: self.pid,
+            since: self.drained.since(),
+            connections: Arc::clone(&self.connections),
+        }
+    }
+
+    /// These users are served nowhere any more, so what they have here ends, too.
+    pub(in crate::node) fn cut(&self, emails: Vec<String>) {
+        if !emails.is_empty() && self.orders.try_send(Order::Cut(emails)).is_err() {
+            tracing::warn!(
+                pid = self.pid,
+                "too many users are removed at once: what they have in the core that drains lasts until it ends"
+            );
+        }
+    }
+
+    /// The core, to serve again; `None` when its listeners are closed by now.
+    pub(in crate::node) async fn give_back(&self) -> Option<Core> {
+        let (reply, core) = oneshot::channel();
+        self.orders.send(Order::GiveBack(reply)).await.ok()?;
+        core.await.ok()
+    }
+
+    /// Ends it now, after its last harvest; returns when it has ended.
+    pub(in crate::node) async fn end(&self, why: &'static str) {
+        let (reply, ended) = oneshot::channel();
+        if self.orders.send(Order::End(why, Some(reply))).await.is_ok() {
+            drop(ended.await);
+        }
+    }
+
+    /// The same without waiting for it.
+    pub(in crate::node) fn ask_to_end(&self, why: &'static str) {
+        // Where it has no room for one more order it has been asked already.
+        drop(self.orders.try_send(Order::End(why, None)));
+    }
+
+    /// Whether its listeners are closed.
+    pub(in crate::node) fn is_closed(&self) -> bool {
+        let leaving = &self.drained.leaving;
+        leaving.at_once.is_empty() && leaving.later.is_empty()
+    }
+
+    /// How many are connected to it now; `None` where nobody may look.
+    pub(in crate::node) fn count(&self) -> Option<usize> {
+        count(self.pid, &self.drained.leaving.ports, &self.sockets).ok()
+    }
+}
+
+fn count(pid: i32, ports: &[RangeInclusive<u16>], sockets: &[PathBuf]) -> io::Result<usize> {
+    let is_inbound = |port| ports.iter().any(|range| range.contains(&port));
+    let connections = sockets::connections(pid, is_inbound)?;
+    Ok(connections.len() + sockets::unix_connections(pid, sockets)?)
+}
+
+struct Draining {
+    core: Core,
+    source: Source,
+    drained: Drained,
+    cutter: Cutter,
+    harvester: Arc<Harvester>,
+    since: Instant,
+    /// `None` for never.
+    until: Option<Instant>,
+    connections: Arc<AtomicUsize>,
+    sockets: Vec<PathBuf>,
+    events: mpsc::Sender<Event>,
+    ports: Arc<Mutex<()>>,
+    empty: u32,
+    next_harvest: Instant,
+}
+
+impl Draining {
+    async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
+        let at_once = std::mem::take(&mut self.drained.leaving.at_once);
+        if !self.close(&at_once).await || self.drained.leaving.has_to_end {
+            return self
+                .finish("a listener of it can't be closed in another way")
+                .await;
+        }
+        let mut closed = false;
+        let mut next = self.since + SETTLED;
+        loop {
+            let order = tokio::select! {
+                biased;
+                how = self.core.ended() => {
+                    tracing::warn!(pid = self.core.pid(), how, "the old core ended before its connections did");
+                    return self.gone().await;
+                }
+                order = orders.recv() => order,
+                () = tokio::time::sleep_until(next.into()) => {
+                    if closed {
+                        if let Some(why) = self.look().await {
+                            return self.finish(why).await;
+                        }
+                    } else {
+                        closed = true;
+                        self.leave().await;
+                    }
+                    next = Instant::now() + LOOK;
+                    continue;
+                }
+            };
+            match order {
+                Some(Order::Cut(emails)) => {
+                    let open = if closed {
+                        &[][..]
+                    } else {
+                        &self.drained.leaving.later
+                    };
+                    let ports = &self.drained.leaving.ports;
+                    let grpc = self.drained.leaving.stays.iter();
+                    let tags: Vec<String> = grpc.chain(open).cloned().collect();
+                    self.cutter.cut(&self.core, emails, &tags, ports).await;
+                }
+                Some(Order::GiveBack(reply)) if !closed => {
+                    drop(reply.send(self.core));
+                    return;
+                }
+                Some(Order::GiveBack(_)) => {}
+                Some(Order::End(why, reply)) => {
+                    self.finish(why).await;
+                    if let Some(reply) = reply {
+                        reply.send(()).ok();
+                    }
+                    return;
+                }
+                // The driver has left, and its successor goes on.
+                None => return,
+            }
+        }
+    }
+
+    /// Closes the listeners that nobody needs any more.
+    async fn leave(&mut self) {
+        let ports = Arc::clone(&self.ports);
+        let _alone = ports.lock().await;
+        let later = std::mem::take(&mut self.drained.leaving.later);
+        if self.close(&later).await {
+            tracing::info!(
+                pid = self.core.pid(),
+                inbounds = later.len(),
+                "the old core has closed its listeners"
+            );
+        }
+        self.tell(What::Closed).await;
+    }
+
+    /// Returns whether all are closed.
+    async fn close(&self, tags: &[String]) -> bool {
+        let mut all = true;
+        for tag in tags {
+            let mut closed = self.core.client().remove_inbound(tag).await;
+            if matches!(closed, Err(client::Error::NoAnswer(_))) {
+                closed = self.core.client().remove_inbound(tag).await;
+            }
+            match closed {
+                // It was closed by a daemon that is gone.
+                Ok(()) | Err(client::Error::NotFound(_)) => {}
+                Err(error) => {
+                    tracing::warn!(pid = self.core.pid(), inbound = tag, %error, "the old core does not close this inbound");
+                    all = false;
+                }
+            }
+        }
+        all
+    }
+
+    /// Returns why it shall end now, if it shall.
+    async fn look(&mut self) -> Option<&'static str> {
+        let now = Instant::now();
+        if now >= self.next_harvest {
+            let wait = match self.harvester.harvest(&self.source).await {
+                Ok(wait) => wait,
+                Err(error) => {
+                    tracing::debug!(pid = self.core.pid(), %error, "the core that drains is not read");
+                    LOOK
+                }
+            };
+            self.next_harvest = now + wait;
+        }
+        match self.count().await {
+            Some(0) => self.empty += 1,
+            _ => self.empty = 0,
+        }
+        if self.empty >= SEEN_EMPTY {
+            return Some(DRAINED);
+        }
+        let over = self.until.is_some_and(|until| now >= until);
+        over.then_some("DRAIN_TIMEOUT is over")
+    }
+
+    /// How many are connected; `None` where nobody may look.
+    async fn count(&self) -> Option<usize> {
+        let (pid, ports) = (self.core.pid(), self.drained.leaving.ports.clone());
+        let sockets = self.sockets.clone();
+        let looked = tokio::task::spawn_blocking(move || count(pid, &ports, &sockets));
+        let count = looked.await.ok()?.ok()?;
+        self.connections.store(count, Ordering::Relaxed);
+        Some(count)
+    }
+
+    async fn finish(self, why: &'static str) {
+        let (pid, after_s) = (self.core.pid(), self.since.elapsed().as_secs());
+        match self.count().await {
+            Some(0) => tracing::info!(
+                pid,
+                after_s,
+                why,
+                "the old core ends, nobody is connected to it"
+            ),
+            Some(connections) => tracing::warn!(
+                pid,
+                after_s,
+                connections,
+                why,
+                "the old core ends together with its connections"
+            ),
+            None => tracing::info!(pid, after_s, why, "the old core ends"),
+        }
+        self.harvester.last(&self.source).await;
+        self.gone().await;
+    }
+
+    async fn gone(self) {
+        let (events, core) = (self.events, self.core.id());
+        let _alone = self.ports.lock().await;
+        self.core.stop().await;
+        drop(
+            events
+                .send(Event {
+                    core,
+                    what: What::Ended,
+                })
+                .await,
+        );
+    }
+
+    async fn tell(&self, what: What) {
+        let core = self.core.id();
+        drop(self.events.send(Event { core, what }).await);
+    }
+}
+
+const DRAINED: &str = "it has drained";
