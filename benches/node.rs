@@ -212,6 +212,8 @@ async fn plain_start(config: &serde_json::Value, users: &[User]) -> f64 {
         socket: &socket,
         version: Version::new(year, month, day),
         placeholder_key: [0; 32],
+        inbound_sockets: &[],
+        quic_idle_timeout: None,
     };
     let mut json = Vec::new();
     skeleton

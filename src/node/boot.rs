@@ -238,7 +238,7 @@ impl Finding<'_> {
             applied: given.applied,
             core,
         };
-        let mut between = Between::new(means, (&old, &before.skeleton), successor);
+        let mut between = Between::new(means, (&old, &before), successor);
         let resumed = procedure::resume(&mut between, answers).await;
         let (Successor { applied, core }, drained) = between.into_parts();
         match (resumed, core) {

@@ -173,7 +173,7 @@ impl Driver {
                 biased;
                 () = leave.stop.cancelled() => break,
                 () = leave.detach.cancelled() => break,
-                Some(event) = self.from_drains.recv() => self.on_drain(event).await,
+                Some(event) = self.from_drains.recv() => self.on_drain(event),
                 event = self.phase.event() => tokio::select! {
                     biased;
                     () = leave.stop.cancelled() => break,
@@ -307,12 +307,12 @@ impl Driver {
         let Phase::Serving { core, applied } = &mut self.phase else {
             return Err(Error::CoreNotStarted);
         };
-        let changed = change_users(core.client(), applied, &mut self.last_good, changes).await;
+        let made = change_users(core.client(), applied, &mut self.last_good, changes).await;
         let roster = &applied.roster;
         let gone = removed.into_iter().filter(|email| !roster.has(email));
-        let gone = gone.map(|email| email.as_str().to_owned()).collect();
-        self.cut(gone);
-        changed
+        let gone: Vec<String> = gone.map(|email| email.as_str().to_owned()).collect();
+        self.cut(&gone);
+        made
     }
 
     fn serving(&mut self) -> Result<(&Core, &mut Applied, &mut LastGood), Error> {

@@ -197,13 +197,12 @@ impl Node {
             }
         };
         let reads = futures_util::future::join_all(self.alive().into_iter().map(read));
-        match tokio::time::timeout(SWEEP_PATIENCE, reads).await {
-            Ok(reads) => {
-                for error in reads.into_iter().filter_map(Result::err) {
-                    tracing::warn!(%error, "usage is told as it was read last");
-                }
-            }
-            Err(_) => tracing::warn!("a core is slow to tell, usage is told as it was read last"),
+        let Ok(reads) = tokio::time::timeout(SWEEP_PATIENCE, reads).await else {
+            tracing::warn!("a core is slow to tell, usage is told as it was read last");
+            return;
+        };
+        for error in reads.into_iter().filter_map(Result::err) {
+            tracing::warn!(%error, "usage is told as it was read last");
         }
     }
 

@@ -39,7 +39,7 @@ impl CoreService for Cores {
     ) -> Result<Response<ListCoresResponse>, Status> {
         let (cores, tally) = self.node.cores();
         Ok(Response::new(ListCoresResponse {
-            cores: cores.into_iter().map(core).collect(),
+            cores: cores.iter().map(core).collect(),
             handovers: Some(Handovers {
                 steered: tally.steered,
                 partly_steered: tally.partly,
@@ -58,12 +58,12 @@ impl CoreService for Cores {
         renewed.map_err(|error| status::of(&error))?;
         let (cores, _) = self.node.cores();
         Ok(Response::new(RenewCoreResponse {
-            core: cores.into_iter().next().map(core),
+            core: cores.first().map(core),
         }))
     }
 }
 
-fn core(info: CoreInfo) -> Core {
+fn core(info: &CoreInfo) -> Core {
     let role = if info.serves {
         Role::Serving
     } else {

@@ -16,7 +16,7 @@ pub struct CoreSettings {
     /// The Xray binary (`XRAY_EXECUTABLE_PATH`).
     pub binary: PathBuf,
     /// How much memory a core should have at most (`CORE_MEMORY_LIMIT`).
-    pub memory_limit: Option<MemoryLimit>,
+    pub memory_limit: MemoryLimit,
     /// How long a hysteria inbound keeps a session from which nothing comes (`HYSTERIA_IDLE_TIMEOUT`).
     pub hysteria_idle_timeout: Option<Duration>,
 }
@@ -24,6 +24,8 @@ pub struct CoreSettings {
 /// A limit of memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum MemoryLimit {
+    /// None.
+    Off,
     /// So many bytes.
     Bytes(u64),
     /// So much of what this machine, or this container, has.
@@ -31,9 +33,10 @@ pub enum MemoryLimit {
 }
 
 impl MemoryLimit {
-    /// In bytes; `None` where nobody knows how much memory there is.
+    /// In bytes; `None` without one, or where nobody knows how much memory there is.
     fn bytes(self) -> Option<u64> {
         match self {
+            Self::Off => None,
             Self::Bytes(bytes) => Some(bytes),
             Self::Percent(percent) => Some(host::memory()? / 100 * percent),
         }
@@ -51,7 +54,7 @@ impl CoreSettings {
                     "off, at least 64MiB, or 1% to 100% of the memory",
                     parse::memory_limit,
                 )
-                .flatten(),
+                .unwrap_or(MemoryLimit::Off),
             hysteria_idle_timeout: reader.parsed("HYSTERIA_IDLE_TIMEOUT", timeout, |text| {
                 // What Xray takes for QUIC.
                 parse::duration(text).filter(|span| (4 * SECOND..=120 * SECOND).contains(span))
@@ -63,7 +66,7 @@ impl CoreSettings {
     #[must_use]
     pub fn parts(&self) -> Parts {
         let mut parts = Parts::new(self.binary.clone());
-        parts.memory_limit = self.memory_limit.and_then(MemoryLimit::bytes);
+        parts.memory_limit = self.memory_limit.bytes();
         parts.quic_idle_timeout = self.hysteria_idle_timeout;
         parts
     }

@@ -233,19 +233,7 @@ impl Settings {
             restore_on_boot: reader
                 .parsed("RESTORE_ON_BOOT", "true or false", parse::boolean)
                 .unwrap_or(true),
-            usage: Policy {
-                harvest_interval: reader.duration(
-                    "HARVEST_INTERVAL",
-                    2 * SECOND,
-                    SECOND / 10,
-                    60 * SECOND,
-                ),
-                retention: reader.duration("USAGE_RETENTION", 31 * A_DAY, A_DAY / 24, 366 * A_DAY),
-                reply: limits.message,
-                unsure: reader
-                    .parsed("USAGE_UNSURE", "settle or return", parse::unsure)
-                    .unwrap_or(Unsure::Settle),
-            },
+            usage: usage(&mut reader, limits.message),
             debug_config: debug.then_some(generated),
             log_buffer: reader.count("LOG_BUFFER_SIZE", 10_000, 1_000_000),
             startup_log_tail: reader.count("STARTUP_LOG_TAIL_SIZE", 200, 10_000),
@@ -266,6 +254,18 @@ impl Settings {
         } else {
             Err(Mistakes(mistakes))
         }
+    }
+}
+
+/// What becomes of what is used; a reply of at most so many bytes tells of it.
+fn usage(reader: &mut Reader<'_, impl Source>, reply: usize) -> Policy {
+    Policy {
+        harvest_interval: reader.duration("HARVEST_INTERVAL", 2 * SECOND, SECOND / 10, 60 * SECOND),
+        retention: reader.duration("USAGE_RETENTION", 31 * A_DAY, A_DAY / 24, 366 * A_DAY),
+        reply,
+        unsure: reader
+            .parsed("USAGE_UNSURE", "settle or return", parse::unsure)
+            .unwrap_or(Unsure::Settle),
     }
 }
 

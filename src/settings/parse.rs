@@ -212,13 +212,12 @@ pub(super) fn handover(text: &str) -> Option<Mode> {
     })
 }
 
-/// `Some(None)` for no limit.
-pub(super) fn memory_limit(text: &str) -> Option<Option<MemoryLimit>> {
+pub(super) fn memory_limit(text: &str) -> Option<MemoryLimit> {
     const LEAST: u64 = 64 << 20;
     if text.eq_ignore_ascii_case("off") {
-        return Some(None);
+        return Some(MemoryLimit::Off);
     }
-    let limit = match text.strip_suffix('%') {
+    Some(match text.strip_suffix('%') {
         Some(percent) => {
             let percent = percent.trim_end().parse().ok()?;
             (1..=100)
@@ -226,8 +225,7 @@ pub(super) fn memory_limit(text: &str) -> Option<Option<MemoryLimit>> {
                 .then_some(MemoryLimit::Percent(percent))?
         }
         None => MemoryLimit::Bytes(size(text).filter(|bytes| *bytes >= LEAST)?),
-    };
-    Some(Some(limit))
+    })
 }
 
 pub(super) fn unsure(text: &str) -> Option<Unsure> {

@@ -24,7 +24,7 @@ fn the_defaults_are_those_of_the_documentation() {
             settings.core.memory_limit,
             settings.core.hysteria_idle_timeout
         ),
-        (None, None)
+        (MemoryLimit::Off, None)
     );
     assert_eq!(settings.handover.mode, handover::Mode::Auto);
     assert_eq!(settings.handover.drain_timeout, Duration::from_secs(3600));
@@ -295,9 +295,9 @@ fn the_example_has_every_setting_with_its_default() {
 #[test]
 fn cores_have_limits_and_a_way_to_make_way() {
     let limit = |text| settings(&[("CORE_MEMORY_LIMIT", text)]).map(|all| all.core.memory_limit);
-    assert_eq!(limit("off").unwrap(), None);
-    assert_eq!(limit("1GiB").unwrap(), Some(MemoryLimit::Bytes(1 << 30)));
-    assert_eq!(limit("50%").unwrap(), Some(MemoryLimit::Percent(50)));
+    assert_eq!(limit("off").unwrap(), MemoryLimit::Off);
+    assert_eq!(limit("1GiB").unwrap(), MemoryLimit::Bytes(1 << 30));
+    assert_eq!(limit("50%").unwrap(), MemoryLimit::Percent(50));
     for wrong in ["63MiB", "0%", "101%", "much"] {
         let mistakes = limit(wrong).unwrap_err().to_string();
         assert!(mistakes.starts_with("CORE_MEMORY_LIMIT"), "{mistakes}");

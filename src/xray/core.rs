@@ -3,10 +3,12 @@
 mod adopt;
 mod coming;
 mod files;
+mod inbounds;
 mod launcher;
 mod output;
 mod parts;
 mod rules;
+mod tell;
 mod tool;
 
 use std::io;

@@ -122,8 +122,8 @@ impl Distance {
     fn build(one_way: Duration) -> io::Result<Self> {
         let count = MADE.fetch_add(1, Ordering::Relaxed);
         let namespace = Namespace::add(count)?;
-        let (subnet, device_here) = Subnet::claim(count)?;
-        let device_there = namespace.open_tun(&subnet.device())?;
+        let (subnet, near_device) = Subnet::claim(count)?;
+        let far_device = namespace.open_tun(&subnet.device())?;
         configure(&[], subnet, 1)?;
         configure(&["-n", &namespace.name], subnet, 2)?;
 
@@ -133,7 +133,7 @@ impl Distance {
             threads: Vec::new(),
             namespace,
         };
-        let (here, there) = (Arc::new(device_here), Arc::new(device_there));
+        let (here, there) = (Arc::new(near_device), Arc::new(far_device));
         distance.join_devices(&here, &there, one_way)?;
         distance.join_devices(&there, &here, one_way)?;
         Ok(distance)
@@ -173,7 +173,7 @@ impl Drop for Distance {
             thread.thread().unpark();
             // A panic in there has been printed already, and one more while the test may be
             // panicking itself would abort the process and leave the namespace behind.
-            let _ = thread.join();
+            drop(thread.join());
         }
     }
 }

@@ -121,7 +121,7 @@ async fn blow(
     ready.send(()).unwrap();
     let mut calls: JoinSet<Result<(), String>> = JoinSet::new();
     let began = Instant::now();
-    let mut begun = 0_u64;
+    let mut calling = 0;
     let note = |outcome: &mut Outcome, result: Result<(), String>| match result {
         Ok(()) => {
             outcome.opened += 1;
@@ -134,9 +134,9 @@ async fn blow(
         }
     };
     while !stop.load(Ordering::Relaxed) {
-        let due = began.elapsed().as_micros() as u64 * u64::from(load.per_second) / 1_000_000;
-        while begun < due {
-            begun += 1;
+        let due = began.elapsed().as_micros() * u128::from(load.per_second) / 1_000_000;
+        while calling < due {
+            calling += 1;
             let load = Arc::clone(&load);
             calls.spawn(async move { call(&load).await });
         }

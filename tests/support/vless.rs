@@ -35,6 +35,12 @@ pub async fn connect_through(
     socket.bind((from, 0).into())?;
     let mut stream = socket.connect(at).await?;
     stream.set_nodelay(true)?;
+    stream.write_all(&head(id, target)).await?;
+    Ok(stream)
+}
+
+/// What a client says first.
+pub fn head(id: Uuid, target: SocketAddr) -> Vec<u8> {
     let IpAddr::V4(address) = target.ip() else {
         panic!("{target} is not IPv4");
     };
@@ -45,8 +51,7 @@ pub async fn connect_through(
     head.extend(target.port().to_be_bytes());
     head.push(1);
     head.extend(address.octets());
-    stream.write_all(&head).await?;
-    Ok(stream)
+    head
 }
 
 /// Sends so many bytes to an echo and hears them back; both ways are counted for the user.

@@ -132,7 +132,7 @@ impl Driver {
             applied,
             core: None,
         };
-        let mut between = Between::new(means, (old, &before.skeleton), successor);
+        let mut between = Between::new(means, (old, before), successor);
         let handed_over = procedure::hand_over(&mut between).await;
         let (Successor { applied, core }, drained) = between.into_parts();
         let (Some(core), Ok(())) = (core, &handed_over) else {
@@ -164,13 +164,13 @@ impl Driver {
             }
             if open || full {
                 if let Some(event) = self.from_drains.recv().await {
-                    self.on_drain(event).await;
+                    self.on_drain(event);
                 }
                 continue;
             }
             let ports = Arc::clone(&self.beside.ports).lock_owned().await;
             while let Ok(event) = self.from_drains.try_recv() {
-                self.on_drain(event).await;
+                self.on_drain(event);
             }
             return ports;
         }
@@ -232,7 +232,7 @@ impl Driver {
         Drain::begin(core, drained, means, timeout, driver)
     }
 
-    pub(super) async fn on_drain(&mut self, Event { core, what }: Event) {
+    pub(super) fn on_drain(&mut self, Event { core, what }: Event) {
         match what {
             What::Closed => {
                 if let Some(Before { applied, ran, .. }) =
@@ -242,7 +242,7 @@ impl Driver {
                 }
                 self.left_its_ports(core);
             }
-            What::Ended => self.forget(core).await,
+            What::Ended => self.forget(core),
         }
     }
 
@@ -263,7 +263,7 @@ impl Driver {
     }
 
     /// A core that drained is gone.
-    async fn forget(&mut self, core: Uuid) {
+    fn forget(&mut self, core: Uuid) {
         self.beside.before.take_if(|before| before.core == core);
         self.beside
             .drains
@@ -360,8 +360,8 @@ impl Driver {
         let mut wanted = applied.roster.clone();
         wanted.take_over(&failed.roster);
         let changes = plan::replace_all(&applied.roster, &wanted);
-        let changed = change_users(old.client(), &mut applied, &mut self.last_good, changes).await;
-        if let Err(error) = changed {
+        let made = change_users(old.client(), &mut applied, &mut self.last_good, changes).await;
+        if let Err(error) = made {
             tracing::error!(%error, "not all users of the core are as they should be; the panel's next list puts that right");
         }
         self.serve(old, applied);
@@ -435,9 +435,9 @@ impl Driver {
     }
 
     /// Users who are served nowhere any more are cut in the cores that drain, too.
-    pub(super) fn cut(&self, gone: Vec<String>) {
+    pub(super) fn cut(&self, gone: &[String]) {
         for drain in &self.beside.drains {
-            drain.cut(gone.clone());
+            drain.cut(gone.to_vec());
         }
     }
 }

@@ -13,7 +13,7 @@ use crate::node::harvesting::source;
 use crate::node::last_good::LastGood;
 use crate::usage::harvest::Harvester;
 use crate::xray::client;
-use crate::xray::config::{Endpoint, Place, Skeleton};
+use crate::xray::config::{Endpoint, Place};
 use crate::xray::core::{self, Coming, Core, InboundSocket, Launcher};
 use crate::xray::handover::Mode;
 use crate::xray::handover::groups::{Group, Groups, Protocol};
@@ -54,6 +54,9 @@ pub(in crate::node) struct Successor {
 pub(in crate::node) struct Between<'a> {
     means: Means<'a>,
     old: &'a Core,
+    before: &'a Applied,
+    /// Inbounds that the old one had to close for the new one.
+    given_up: Vec<String>,
     old_inbounds: Vec<Endpoint>,
     old_sockets: Sockets,
     new: Successor,
@@ -125,18 +128,20 @@ pub(in crate::node) fn is_inbound(inbounds: &[Endpoint], port: u16) -> bool {
 }
 
 impl<'a> Between<'a> {
-    /// From `old`, which has this skeleton, to a core that has `new`.
+    /// From `old`, which has `before`, to a core that has `new`.
     pub(in crate::node) fn new(
         means: Means<'a>,
-        (old, skeleton): (&'a Core, &Skeleton),
+        (old, before): (&'a Core, &'a Applied),
         new: Successor,
     ) -> Self {
-        let old_inbounds: Vec<Endpoint> = skeleton.endpoints().collect();
+        let old_inbounds: Vec<Endpoint> = before.skeleton.endpoints().collect();
         let old_sockets = Sockets::of(old.pid(), &old_inbounds);
         means.groups.set(old.id(), &old_sockets.groups());
         let mut between = Self {
             means,
             old,
+            before,
+            given_up: Vec::new(),
             old_inbounds,
             old_sockets,
             new,
@@ -236,19 +241,43 @@ impl<'a> Between<'a> {
     }
 
     /// A socket with a name and no file can be had once: the old core has to give it up first.
-    async fn free_names(&self, inbounds: &[Endpoint]) {
+    async fn free_names(&mut self, inbounds: &[Endpoint]) {
         for old in &self.old_inbounds {
-            if let Place::Abstract(name) = &old.place
-                && inbounds.iter().any(|new| new.place == old.place)
-            {
-                tracing::warn!(
-                    inbound = old.tag,
-                    name,
-                    "nobody can connect to this inbound until the new core is ready: two cores can't share a socket without a file"
-                );
-                if let Err(error) = self.old.client().remove_inbound(&old.tag).await {
+            let Place::Abstract(name) = &old.place else {
+                continue;
+            };
+            if !inbounds.iter().any(|new| new.place == old.place) {
+                continue;
+            }
+            tracing::warn!(
+                inbound = old.tag,
+                name,
+                "nobody can connect to this inbound until the new core is ready: two cores can't share a socket without a file"
+            );
+            match self.old.client().remove_inbound(&old.tag).await {
+                Ok(()) => self.given_up.push(old.tag.clone()),
+                Err(error) => {
                     tracing::warn!(inbound = old.tag, %error, "the old core does not give its socket up");
                 }
+            }
+        }
+    }
+
+    /// The new one does not take over what the old one has closed for it.
+    async fn take_names_back(&mut self) {
+        let tags = std::mem::take(&mut self.given_up);
+        if tags.is_empty() {
+            return;
+        }
+        let Applied {
+            skeleton, roster, ..
+        } = self.before;
+        let launcher = self.means.launcher;
+        let opened = launcher.open_inbounds(self.old, skeleton, roster, &tags);
+        match opened.await {
+            Ok(()) => tracing::info!(?tags, "the old core has its sockets again"),
+            Err(error) => {
+                tracing::error!(?tags, %error, "the old core does not open these inbounds again; another Start does");
             }
         }
     }
@@ -270,14 +299,13 @@ impl<'a> Between<'a> {
         for group in tried {
             let connected = TcpStream::connect(reach(group.address));
             let connected = tokio::time::timeout(ACCEPTS, connected).await;
-            match connected
-                .map(|stream| stream.and_then(|stream| Ok((stream.local_addr()?, stream))))
-            {
-                Ok(Ok((from, stream))) => connections.push((group, from, stream)),
-                _ => {
-                    tracing::debug!(address = %group.address, "nobody can try whether the new core takes what comes in here");
-                    self.steered.remove(&group);
-                }
+            let connected = connected
+                .map(|stream| stream.and_then(|stream| Ok((group, stream.local_addr()?, stream))));
+            if let Ok(Ok(connection)) = connected {
+                connections.push(connection);
+            } else {
+                tracing::debug!(address = %group.address, "nobody can try whether the new core takes what comes in here");
+                self.steered.remove(&group);
             }
         }
         let pids = [new.pid(), self.old.pid()];
@@ -411,6 +439,7 @@ impl World for Between<'_> {
             self.means.groups.remove(core.id());
             core.kill().await;
         }
+        self.take_names_back().await;
     }
 }
 

@@ -58,7 +58,7 @@ impl Cutter {
                 match core.client().remove_user(tag, email).await {
                     Ok(()) | Err(client::Error::NotFound(_)) => {}
                     Err(error) => {
-                        tracing::debug!(pid, email, %error, "a removed user keeps his account in the core that drains")
+                        tracing::debug!(pid, email, %error, "a removed user keeps his account in the core that drains");
                     }
                 }
             }
@@ -91,7 +91,7 @@ impl Cutter {
             Ok(()) if self.rules > 1 => drop(core.client().remove_rule(&before).await),
             Ok(()) => {}
             Err(error) => {
-                tracing::warn!(pid = core.pid(), %error, "removed users may open streams in multiplexed connections of the core that drains")
+                tracing::warn!(pid = core.pid(), %error, "removed users may open streams in multiplexed connections of the core that drains");
             }
         }
     }

@@ -190,7 +190,7 @@ mod tests {
 
     use super::*;
 
-    fn only(inbound: Value) -> Endpoint {
+    fn only(inbound: &Value) -> Endpoint {
         let config = json!({ "inbounds": [inbound] }).to_string();
         let skeleton = Skeleton::parse(&config, &[]).unwrap();
         let mut endpoints = skeleton.endpoints();
@@ -199,7 +199,8 @@ mod tests {
 
     #[test]
     fn ports_are_numbers_ranges_and_lists() {
-        let on = |port: Value| only(json!({ "tag": "a", "protocol": "vless", "port": port })).place;
+        let on =
+            |port: Value| only(&json!({ "tag": "a", "protocol": "vless", "port": port })).place;
         assert_eq!(on(json!(443)), Place::Ports(vec![443..=443]));
         assert_eq!(on(json!("443")), Place::Ports(vec![443..=443]));
         assert_eq!(
@@ -214,7 +215,7 @@ mod tests {
 
     #[test]
     fn sockets_have_a_path_or_a_name() {
-        let on = |listen: &str| only(json!({ "protocol": "vless", "listen": listen })).place;
+        let on = |listen: &str| only(&json!({ "protocol": "vless", "listen": listen })).place;
         assert_eq!(on("/run/a.sock,0666"), Place::Path("/run/a.sock".into()));
         assert_eq!(on("@a"), Place::Abstract("a".to_owned()));
     }
@@ -222,7 +223,7 @@ mod tests {
     #[test]
     fn the_transport_says_what_a_connection_can_live_through() {
         let over = |stream: Value| {
-            only(json!({ "protocol": "vless", "port": 1, "StreamSettings": stream })).transport
+            only(&json!({ "protocol": "vless", "port": 1, "StreamSettings": stream })).transport
         };
         assert_eq!(over(json!({})), Transport::Stream);
         assert_eq!(over(json!({ "network": "ws" })), Transport::Stream);
@@ -246,7 +247,7 @@ mod tests {
         let h3 = json!({ "network": "xhttp", "tlsSettings": { "alpn": ["h3"] } });
         assert!(matches!(over(h3), Transport::Datagrams(_)));
         let by = |protocol: &str, settings: Value| {
-            only(json!({ "protocol": protocol, "port": 1, "settings": settings })).transport
+            only(&json!({ "protocol": protocol, "port": 1, "settings": settings })).transport
         };
         assert!(matches!(
             by("hysteria", json!({})),

@@ -68,7 +68,7 @@ impl Launcher {
     #[must_use]
     pub fn parts(&self) -> Parts {
         let parts = self.parts.lock().unwrap_or_else(PoisonError::into_inner);
-        parts.clone().as_on_disk()
+        parts.clone().now_on_disk()
     }
 
     /// Later cores are made of these.
@@ -319,7 +319,11 @@ impl Launcher {
     }
 }
 
-fn render(skeleton: &Skeleton, accounts: &impl Accounts, door: Door<'_>) -> Result<Vec<u8>, Error> {
+pub(super) fn render(
+    skeleton: &Skeleton,
+    accounts: &impl Accounts,
+    door: Door<'_>,
+) -> Result<Vec<u8>, Error> {
     let mut config = Vec::with_capacity(16 << 10);
     skeleton
         .render(door, accounts, &mut config)

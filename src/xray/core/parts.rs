@@ -34,7 +34,7 @@ impl Parts {
 
     /// The same with the binary that has its name now.
     #[must_use]
-    pub(super) fn as_on_disk(mut self) -> Self {
+    pub(super) fn now_on_disk(mut self) -> Self {
         self.stamp = std::fs::metadata(&self.binary).ok().map(|file| {
             let changed = file.modified().unwrap_or(SystemTime::UNIX_EPOCH);
             let since = changed.duration_since(SystemTime::UNIX_EPOCH);
@@ -76,10 +76,10 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let binary = folder.path().join("xray");
         std::fs::write(&binary, "1").unwrap();
-        let before = Parts::new(binary.clone()).as_on_disk();
-        assert_eq!(before.differences(&before.clone().as_on_disk()), [""; 0]);
+        let before = Parts::new(binary.clone()).now_on_disk();
+        assert_eq!(before.differences(&before.clone().now_on_disk()), [""; 0]);
         std::fs::write(&binary, "22").unwrap();
-        let after = before.clone().as_on_disk();
+        let after = before.clone().now_on_disk();
         assert_eq!(before.differences(&after), ["the xray binary"]);
         assert!(!before.has_the_binary_of(&after));
         let limited = Parts {
@@ -88,7 +88,7 @@ mod tests {
         };
         assert_eq!(after.differences(&limited), ["the memory limit"]);
         assert!(after.has_the_binary_of(&limited));
-        let nowhere = Parts::new(folder.path().join("nothing")).as_on_disk();
+        let nowhere = Parts::new(folder.path().join("nothing")).now_on_disk();
         assert!(!nowhere.has_the_binary_of(&nowhere), "nobody knows");
     }
 }

@@ -3,21 +3,11 @@
 //! The encoding of a rule differs between versions of Xray, and one of the wrong kind is taken for
 //! another rule without a word. So the core's own binary translates it: `xray api adrules`.
 
-use std::path::PathBuf;
-use std::process::Output;
-use std::time::Duration;
-
 use serde_json::{Value, json};
 
-use super::tool::Tool;
 use super::{Core, Launcher};
 use crate::xray::client::Error;
 use crate::xray::config::{self, Skeleton};
-
-/// How long the core gets to answer, in seconds.
-const ANSWER_S: &str = "8";
-/// How long the whole translation may take; reading geo files is most of it.
-const DEADLINE: Duration = Duration::from_secs(12);
 
 impl Launcher {
     /// Puts rules behind all that the core has: all of them, or none.
@@ -38,108 +28,7 @@ impl Launcher {
     }
 
     async fn adrules(&self, core: &Core, flags: &[&str], rules: &Value) -> Result<(), Error> {
-        let input = json!({ "routing": { "rules": rules } }).to_string();
-        let tool = Tool::new(&binary_of(core))
-            .args(["api", "adrules"])
-            .arg(format!("--server=unix:{}", core.files.socket.display()))
-            .arg(format!("--timeout={ANSWER_S}"))
-            .args(flags)
-            .arg("stdin:")
-            .env("XRAY_LOCATION_ASSET", &self.assets)
-            .run(input.as_bytes());
-        let run = async {
-            tokio::select! {
-                biased;
-                _ = core.process.ended() => Ok(None),
-                output = tool => output.map(Some),
-            }
-        };
-        match tokio::time::timeout(DEADLINE, run).await {
-            Ok(Ok(None)) => Err(Error::NoAnswer("the core has ended".to_owned())),
-            Err(_) => Err(Error::NoAnswer(format!(
-                "nothing within {} s",
-                DEADLINE.as_secs()
-            ))),
-            Ok(Err(error)) => Err(Error::Refused(format!("xray does not run: {error}"))),
-            Ok(Ok(Some(output))) if output.status.success() => Ok(()),
-            Ok(Ok(Some(output))) => Err(failure(&output)),
-        }
-    }
-}
-
-/// The file that the core was started from: the one on disk may be another version by now.
-fn binary_of(core: &Core) -> PathBuf {
-    let running = PathBuf::from(format!("/proc/{}/exe", core.pid()));
-    // A core with capabilities of its own does not show it.
-    if std::fs::metadata(&running).is_ok() {
-        running
-    } else {
-        core.record.binary.clone()
-    }
-}
-
-/// The codes of calls that were not answered.
-const NO_ANSWER: [&str; 3] = ["Unavailable", "DeadlineExceeded", "Canceled"];
-
-/// The last line that the command printed, without what gRPC wraps around the core's words.
-fn failure(output: &Output) -> Error {
-    let text = String::from_utf8_lossy(&output.stderr);
-    let line = text.lines().rev().find(|line| !line.trim().is_empty());
-    let line = line.map_or_else(|| output.status.to_string(), str::to_owned);
-    let asked = ["failed to perform AddRule: ", "failed to dial "];
-    let Some(answer) = asked.iter().find_map(|prefix| line.strip_prefix(prefix)) else {
-        return Error::Refused(line);
-    };
-    match answer.split_once("desc = ") {
-        Some((code, words)) if code.contains("Unimplemented") => {
-            Error::Unsupported(words.to_owned())
-        }
-        Some((code, words)) if !NO_ANSWER.iter().any(|silent| code.contains(silent)) => {
-            Error::Refused(words.to_owned())
-        }
-        _ => Error::NoAnswer(line),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::os::unix::process::ExitStatusExt;
-    use std::process::ExitStatus;
-
-    use super::*;
-
-    fn said(stderr: &str) -> Error {
-        failure(&Output {
-            status: ExitStatus::from_raw(1 << 8),
-            stdout: Vec::new(),
-            stderr: stderr.as_bytes().to_vec(),
-        })
-    }
-
-    #[test]
-    fn the_core_s_own_words_are_told_from_those_around_them() {
-        let refused = said(
-            "failed to perform AddRule: rpc error: code = Unknown desc = app/router: duplicate ruleTag a\n",
-        );
-        assert!(
-            matches!(&refused, Error::Refused(text) if text == "app/router: duplicate ruleTag a"),
-            "{refused:?}"
-        );
-        let built = said("failed to build conf: infra/conf: neither outboundTag nor balancerTag\n");
-        assert!(
-            matches!(&built, Error::Refused(text) if text.contains("neither")),
-            "{built:?}"
-        );
-        let too_large = said(
-            "failed to perform AddRule: rpc error: code = ResourceExhausted desc = grpc: received message larger than max (5 vs. 4)",
-        );
-        assert!(matches!(too_large, Error::Refused(_)), "it did answer");
-        for silent in [
-            "failed to perform AddRule: rpc error: code = DeadlineExceeded desc = context deadline exceeded",
-            "failed to dial unix:/x",
-        ] {
-            assert!(matches!(said(silent), Error::NoAnswer(_)), "{silent}");
-        }
-        assert!(matches!(said(""), Error::Refused(text) if text.contains("exit status")));
+        let input = json!({ "routing": { "rules": rules } });
+        self.tell(core, "adrules", flags, &input).await
     }
 }

@@ -1,4 +1,4 @@
-//! Ends connections of another process, one by one: what `ss -K` does (`SOCK_DESTROY`, sock_diag(7)).
+//! Ends connections of another process, one by one: what `ss -K` does (`SOCK_DESTROY`, `sock_diag(7)`).
 
 use std::io;
 use std::net::{IpAddr, SocketAddr};

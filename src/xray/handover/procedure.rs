@@ -304,24 +304,21 @@ mod tests {
                 done = run(newborn(&mut machine));
             }
             prop_assert_eq!(machine.premature, 0, "nobody meets a core that is not ready");
-            match done.unwrap() {
-                Ok(()) => {
-                    prop_assert_eq!(machine.noted, Noted::Draining);
-                    // One that died at the last moment leaves the old one with everything, if there is one.
-                    if machine.new != Core::Absent {
-                        for port in 0..PORTS {
-                            prop_assert_eq!(machine.takes(port), Side::New);
-                        }
-                        prop_assert_eq!(machine.shown, Side::New);
+            if done.unwrap().is_ok() {
+                prop_assert_eq!(machine.noted, Noted::Draining);
+                // One that died at the last moment leaves the old one with everything, if there is one.
+                if machine.new != Core::Absent {
+                    for port in 0..PORTS {
+                        prop_assert_eq!(machine.takes(port), Side::New);
                     }
+                    prop_assert_eq!(machine.shown, Side::New);
                 }
-                Err(_) => {
-                    prop_assert_eq!(machine.new, Core::Absent, "nothing is left of it");
-                    prop_assert_eq!(machine.shown, Side::Old);
-                    if machine.old != Core::Absent {
-                        for port in 0..PORTS {
-                            prop_assert_eq!(machine.takes(port), Side::Old);
-                        }
+            } else {
+                prop_assert_eq!(machine.new, Core::Absent, "nothing is left of it");
+                prop_assert_eq!(machine.shown, Side::Old);
+                if machine.old != Core::Absent {
+                    for port in 0..PORTS {
+                        prop_assert_eq!(machine.takes(port), Side::Old);
                     }
                 }
             }

@@ -1,0 +1,106 @@
+//! A daemon that dies in the middle is followed by one that ends what it had begun.
+
+use super::*;
+
+/// How far a hand-over is, by the node's own journal.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Phase {
+    /// There is no second core yet.
+    Checking,
+    Spawning,
+    Flipping,
+    Draining,
+    Closed,
+}
+
+fn phase_of(folder: &Path) -> Option<Phase> {
+    let text = std::fs::read(folder.join("run/handover.json")).ok()?;
+    let journal: Value = serde_json::from_slice(&text).ok()?;
+    if !journal["next"].is_null() {
+        let flipping = journal["flipping"].as_bool()?;
+        return Some(if flipping {
+            Phase::Flipping
+        } else {
+            Phase::Spawning
+        });
+    }
+    let last = journal["draining"].as_array()?.last()?;
+    let closed = last["leaving"]["later"].as_array()?.is_empty();
+    Some(if closed {
+        Phase::Closed
+    } else {
+        Phase::Draining
+    })
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_dies_in_any_phase_is_followed_by_one_that_ends_it() {
+    let mut place = Place::new(&[]).await;
+    let folder = place.node.folder().to_owned();
+    let storm = Storm::begin(place.load(500, 200), None).await;
+    let steps = [place.config.clone(), {
+        let mut other = place.config.clone();
+        other["log"]["loglevel"] = "error".into();
+        other
+    }];
+    let phases = [
+        Phase::Checking,
+        Phase::Spawning,
+        Phase::Flipping,
+        Phase::Draining,
+        Phase::Closed,
+    ];
+    let mut met = Vec::new();
+    let mut step = 0;
+    for round in 0..times(2, 20) {
+        for phase in phases {
+            eventually("nobody leaves a port any more", || async {
+                matches!(phase_of(&folder), None | Some(Phase::Closed)).then_some(())
+            })
+            .await;
+            let before = place.node.core();
+            step += 1;
+            let (panel, users) = (Panel::of(&place.node), place.users.clone());
+            let config = steps[step % 2].clone();
+            let starting = tokio::spawn(async move { panel.start(&config, &users).await.is_ok() });
+            // A little later each time, to meet it everywhere.
+            let later = Duration::from_millis(u64::try_from(round * 3 % 40).unwrap());
+            let deadline = Instant::now() + Duration::from_secs(10);
+            while phase != Phase::Checking
+                && phase_of(&folder) != Some(phase)
+                && Instant::now() < deadline
+            {
+                std::thread::yield_now();
+            }
+            tokio::time::sleep(later).await;
+            met.push(phase_of(&folder));
+            place.node.kill();
+            place.node.launch();
+            place.panel = Panel::of(&place.node);
+            drop(starting.await);
+            eventually("the panel's session goes on", || async {
+                place.panel.info().await.started.then_some(())
+            })
+            .await;
+            let serving = place.node.core();
+            let draining = place.node.draining();
+            assert!(!draining.contains(&serving), "{}", story(&place.node));
+            assert!(draining.len() <= 2, "{}", story(&place.node));
+            if serving == before {
+                // It was undone, so the next one is to the same configuration.
+                step += 1;
+            }
+        }
+    }
+    let outcome = storm.end().await;
+    let ends = [
+        "ended the hand-over",
+        "undid the hand-over",
+        "was not ready when",
+    ];
+    let ends = ends.map(|end| said(&place.node, end));
+    println!("died in {met:?}; ended, undone, not ready: {ends:?}, {outcome:?}");
+    nobody_noticed(&outcome, &place.node);
+    everything_is_billed_once(&place, &outcome).await;
+    assert!(ends[0] > 0 && ends[2] > 0, "{ends:?}");
+}

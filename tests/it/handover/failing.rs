@@ -1,0 +1,127 @@
+//! A new core that does not do what it should costs nothing.
+
+use super::*;
+
+/// Tries a hand-over that has to fail, and then one that has to work.
+async fn a_new_core_that_fails(
+    place: Place,
+    config: Value,
+    reason: &str,
+    repair: impl FnOnce(&Place),
+) {
+    let storm = Storm::begin(place.load(500, 100), None).await;
+    let before = place.node.core();
+    let error = place.panel.start(&config, &place.users).await.unwrap_err();
+    assert!(error.message().contains(reason), "{error}");
+    assert_eq!(place.node.core(), before, "the old one serves on");
+    assert_eq!(
+        place.node.cores(),
+        [before],
+        "nothing is left of the new one"
+    );
+    assert!(place.panel.info().await.started);
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    repair(&place);
+    place.hand_over(&config).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    let outcome = storm.end().await;
+    nobody_noticed(&outcome, &place.node);
+    everything_is_billed_once(&place, &outcome).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_core_that_finds_a_port_taken_costs_nothing() {
+    let place = Place::new(&[]).await;
+    let foreign = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut config = place.config.clone();
+    let taken = vless_inbound("more", foreign.local_addr().unwrap().port());
+    config["inbounds"].as_array_mut().unwrap().push(taken);
+    a_new_core_that_fails(place, config, "address already in use", move |_| {
+        drop(foreign);
+    })
+    .await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_core_that_never_gets_ready_costs_nothing() {
+    let place = with_a_trick("exec sleep 1000", &[]).await;
+    tricky::set(&place.node, true);
+    let mut config = place.config.clone();
+    config["log"]["loglevel"] = "error".into();
+    a_new_core_that_fails(place, config, "did not become ready", |place| {
+        tricky::set(&place.node, false);
+    })
+    .await;
+}
+
+/// It is stopped as soon as it listens: before it has answered, or right after.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_core_that_freezes_costs_nothing() {
+    let freeze = "port=$(cat \"$(dirname \"$0\")/port\")\n(core=$$; while ! ss -Hltnp \"sport = :$port\" | grep -q \"pid=$core,\"; do :; done; kill -STOP $core) &";
+    let place = with_a_trick(freeze, &[]).await;
+    std::fs::write(place.node.folder().join("port"), place.port.to_string()).unwrap();
+    tricky::set(&place.node, true);
+    let mut config = place.config.clone();
+    config["log"]["loglevel"] = "error".into();
+    a_new_core_that_fails(place, config, "", |place| tricky::set(&place.node, false)).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_core_that_dies_at_once_gives_everything_back() {
+    let place = Place::new(&[]).await;
+    let storm = Storm::begin(place.load(500, 200), None).await;
+    let old = place.node.core();
+    let mut config = place.config.clone();
+    config["log"]["loglevel"] = "error".into();
+    let new = place.hand_over(&config).await;
+    // Somebody comes and somebody goes before it dies.
+    place
+        .panel
+        .sync_user(user("new", &["vless"]))
+        .await
+        .unwrap();
+    place.panel.sync_user(user("2", &[])).await.unwrap();
+    kill(Pid::from_raw(new), Signal::SIGKILL).unwrap();
+    eventually("the old core serves", || async {
+        (said(&place.node, "the one before serves again") == 1 && place.node.cores() == [old])
+            .then_some(())
+    })
+    .await;
+    let served = place.node.served_on("vless").await;
+    let wanted = ["0", "1", "new"].map(str::to_owned);
+    assert_eq!(served, BTreeSet::from(wanted));
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(place.node.core(), old);
+    let outcome = storm.end().await;
+    assert_eq!(outcome.ended, 0, "{outcome:?}: {}", story(&place.node));
+    // Those who were with the core that was killed.
+    assert!(outcome.failed <= 25, "{outcome:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_core_that_dies_in_the_middle_leaves_the_new_one() {
+    let place = with_a_trick("sleep 1", &[]).await;
+    tricky::set(&place.node, true);
+    let storm = Storm::begin(place.load(500, 0), None).await;
+    let old = place.node.core();
+    let mut config = place.config.clone();
+    config["log"]["loglevel"] = "error".into();
+    let killed = async {
+        tokio::time::sleep(Duration::from_millis(900)).await;
+        kill(Pid::from_raw(old), Signal::SIGKILL).unwrap();
+    };
+    let (started, ()) = tokio::join!(place.panel.start(&config, &place.users), killed);
+    started.unwrap();
+    eventually("one core serves", || async {
+        matches!(place.node.cores().as_slice(), [core] if *core != old).then_some(())
+    })
+    .await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    let before = storm.opened();
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    assert!(
+        storm.opened() > before + 100,
+        "everybody gets through again"
+    );
+    storm.end().await;
+}

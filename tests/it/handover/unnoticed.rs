@@ -1,0 +1,143 @@
+//! Nobody notices, near or far; and how many do without steering.
+
+use super::*;
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_changes_nobody_notices() {
+    let place = Place::new(&[]).await;
+    let storm = Storm::begin(place.load(1000, 300), None).await;
+    let first = place.node.core();
+    for (what, config) in changes(&place.config) {
+        let before = storm.opened();
+        place.hand_over(&config).await;
+        tokio::time::sleep(Duration::from_millis(500)).await;
+        assert!(storm.opened() > before, "{what}: somebody gets through");
+    }
+    assert!(
+        place.node.draining().contains(&first),
+        "it keeps its streams"
+    );
+    let outcome = storm.end().await;
+    nobody_noticed(&outcome, &place.node);
+    assert_eq!(
+        said(&place.node, "form=\"steered\""),
+        6,
+        "{}",
+        story(&place.node)
+    );
+    everything_is_billed_once(&place, &outcome).await;
+    eventually("the others have drained", || async {
+        place.node.draining().is_empty().then_some(())
+    })
+    .await;
+    place.node.core();
+}
+
+/// Forty milliseconds each way.
+fn far() -> Option<Arc<Distance>> {
+    Distance::new(Duration::from_millis(40)).map(Arc::new)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn whatever_changes_nobody_far_away_notices() {
+    let Some(far) = far() else { return };
+    let place = Place::new(&[]).await;
+    for _ in 0..times(1, 3) {
+        let load = place.load_from(&far, 1000, 300);
+        let storm = Storm::begin(load, Some(&far)).await;
+        for (what, config) in changes(&place.config) {
+            let before = storm.opened();
+            place.hand_over(&config).await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
+            assert!(storm.opened() > before, "{what}: somebody gets through");
+        }
+        place.hand_over(&place.config).await;
+        let outcome = storm.end().await;
+        println!(
+            "far away, steered: {outcome:?}, {} packets dropped",
+            far.dropped()
+        );
+        nobody_noticed(&outcome, &place.node);
+        everything_is_billed_once(&place, &outcome).await;
+    }
+}
+
+/// The negative control: the same without steering.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_steering_those_who_are_far_away_notice() {
+    let Some(far) = far() else { return };
+    let place = Place::new(&[("HANDOVER", "plain")]).await;
+    let storm = Storm::begin(place.load_from(&far, 1000, 300), Some(&far)).await;
+    let steps = changes(&place.config);
+    for (_, config) in &steps[..2] {
+        place.hand_over(config).await;
+        tokio::time::sleep(Duration::from_secs(1)).await;
+    }
+    let outcome = storm.end().await;
+    println!("far away, plain: {outcome:?}");
+    assert_eq!(outcome.ended, 0, "what is open lives on: {outcome:?}");
+    assert!(outcome.failed >= 20, "{outcome:?}");
+    assert_eq!(
+        said(&place.node, "form=\"plain\""),
+        2,
+        "{}",
+        story(&place.node)
+    );
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn three_in_five_seconds_with_many_users() {
+    let users = times(10_000, 100_000);
+    let place = Place::with(NodeProcess::start(NODE), users).await;
+    let storm = Storm::begin(place.load(1000, 300), None).await;
+    let began = Instant::now();
+    for (_, config) in changes(&place.config).into_iter().take(3) {
+        place.hand_over(&config).await;
+    }
+    println!(
+        "three hand-overs with {users} users took {:?}",
+        began.elapsed()
+    );
+    let outcome = storm.end().await;
+    nobody_noticed(&outcome, &place.node);
+    everything_is_billed_once(&place, &outcome).await;
+    assert_eq!(place.node.served_on("vless").await.len(), users);
+}
+
+/// With a core that has capabilities of its own nobody but root may trace it: its sockets can't be steered.
+#[tokio::test(flavor = "multi_thread")]
+async fn where_the_kernel_lends_no_socket_the_plain_form_is_taken() {
+    if !nix::unistd::geteuid().is_root() {
+        assert!(std::env::var_os("CI").is_none(), "this test needs root");
+        println!("SKIPPED: it needs root");
+        return;
+    }
+    let mut node = NodeProcess::prepare(NODE, &[]);
+    std::os::unix::fs::chown(node.folder(), Some(65534), Some(65534)).unwrap();
+    let binary = node.folder().join("xray");
+    std::fs::copy(xray_binary(), &binary).unwrap();
+    let set = std::process::Command::new("setcap")
+        .arg("cap_net_bind_service+ep")
+        .arg(&binary)
+        .status();
+    assert!(set.unwrap().success(), "setcap");
+    node.set("XRAY_EXECUTABLE_PATH", &binary.display().to_string());
+    node.as_user(65534);
+    node.launch();
+    let place = Place::with(node, 3).await;
+    let storm = Storm::begin(place.load(50, 100), None).await;
+    let mut config = place.config.clone();
+    config["log"]["loglevel"] = "error".into();
+    place.panel.start(&config, &place.users).await.unwrap();
+    assert_eq!(
+        said(&place.node, "form=\"plain\""),
+        1,
+        "{}",
+        story(&place.node)
+    );
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    let outcome = storm.end().await;
+    assert_eq!(outcome.ended, 0, "{outcome:?}");
+    // On the way to the old core's listener when that closed.
+    assert!(outcome.failed <= 2, "{outcome:?}");
+}
