@@ -47,10 +47,10 @@ test-oldest-core: ## Run the integration tests, but the old clients, against the
 	  RAYNODE_TEST_GO_CLIENTS=$$go exec cargo test --test it $(ARGS) -- --skip every_client::
 
 test-newest-core: ## Run the integration tests against the newest core
-	@scripts/need.sh cargo xray_newest python go
-	@xray=$$(scripts/xray-newest.sh) && python=$$(scripts/python.sh) && clients=$$(scripts/old-clients.sh) && go=$$(scripts/go-clients.sh) && \
+	@scripts/need.sh cargo xray xray_newest python go
+	@xray=$$(scripts/xray-newest.sh) && other=$$(scripts/xray.sh) && python=$$(scripts/python.sh) && clients=$$(scripts/old-clients.sh) && go=$$(scripts/go-clients.sh) && \
 	  XRAY_EXECUTABLE_PATH=$$xray RAYNODE_TEST_PYTHON=$$python RAYNODE_TEST_OLD_CLIENTS=$$clients \
-	  RAYNODE_TEST_GO_CLIENTS=$$go exec cargo test --test it $(ARGS)
+	  RAYNODE_TEST_GO_CLIENTS=$$go RAYNODE_TEST_OTHER_XRAY=$$other exec cargo test --test it $(ARGS)
 
 test-systemd: ## Run the daemon under a real systemd in a throw-away tree (root, mmdebstrap, systemd-nspawn)
 	@scripts/need.sh cargo xray systemd
@@ -62,7 +62,7 @@ soak: ## The long form of what cuts nobody and loses nothing: kills, reconnects,
 	@xray=$$(scripts/xray.sh) && python=$$(scripts/python.sh) && \
 	  XRAY_EXECUTABLE_PATH=$$xray RAYNODE_TEST_PYTHON=$$python RAYNODE_SOAK=1 \
 	  exec cargo test --test it -- --include-ignored --nocapture --test-threads 1 \
-	  living_on found going_back replacing signals lingering one_order mutated counted delivered
+	  living_on found going_back replacing signals lingering one_order mutated counted delivered handover
 
 bench: ## Measure start time, memory and speed of the release build
 	@scripts/need.sh cargo xray

@@ -13,6 +13,7 @@ use tokio_rustls::TlsAcceptor;
 use tonic::service::Routes;
 use uuid::Uuid;
 
+use crate::lock::Lock;
 use crate::node::{Memory, Node, Running};
 use crate::panel::client_cert::{self, ClientCertificates};
 use crate::panel::cores::Cores;
@@ -124,7 +125,7 @@ pub struct App {
     limits: Limits,
     node: Node,
     running: Running,
-    _locks: [std::fs::File; 2],
+    _locks: [Lock; 2],
 }
 
 impl App {
@@ -359,8 +360,9 @@ async fn follow_settings(mut hangups: Signal, node: Node) {
                 tracing::info!(
                     "took over LOG_LEVEL, STOP_GRACE, HANDOVER, DRAIN_TIMEOUT and what the core is made of (XRAY_EXECUTABLE_PATH, CORE_MEMORY_LIMIT, HYSTERIA_IDLE_TIMEOUT); other settings change with a restart"
                 );
-                if let Err(error) = node.renew(settings.core.parts(), settings.handover).await {
-                    tracing::error!(%error, "the core stays as it is");
+                match node.renew(settings.core.parts(), settings.handover).await {
+                    Ok(()) | Err(crate::node::Error::ShuttingDown) => {}
+                    Err(error) => tracing::error!(%error, "the core stays as it is"),
                 }
             }
             Err(mistakes) => {
@@ -441,22 +443,13 @@ async fn end_cores_elsewhere(state_dir: &Path, runtime_dir: &Path) {
     }
 }
 
-/// Two nodes in one folder would end each other's cores.
-fn lock(folder: &Path) -> Result<std::fs::File, Error> {
-    let path = folder.join("lock");
-    let fail = |source| Error::Folder {
-        path: path.clone(),
-        source,
-    };
-    let file = std::fs::OpenOptions::new()
-        .create(true)
-        .write(true)
-        .truncate(false)
-        .open(&path)
-        .map_err(fail)?;
-    match file.try_lock() {
-        Ok(()) => Ok(file),
-        Err(std::fs::TryLockError::WouldBlock) => Err(Error::Taken(folder.to_owned())),
-        Err(std::fs::TryLockError::Error(source)) => Err(fail(source)),
+fn lock(folder: &Path) -> Result<Lock, Error> {
+    match Lock::take(folder) {
+        Ok(Some(lock)) => Ok(lock),
+        Ok(None) => Err(Error::Taken(folder.to_owned())),
+        Err(source) => Err(Error::Folder {
+            path: folder.to_owned(),
+            source,
+        }),
     }
 }

@@ -13,7 +13,7 @@
 //!        grpc: messages   plan, roster: pure    client: its API, typed
 //!        status: codes    reads: never wait     logs: every line to every viewer
 //!                         boot: what was left   record: found by the next daemon
-//!                         last_good: on disk
+//!                         last_good: on disk    handover: from one core to the next
 //!                           │
 //!                           ▼
 //!                         usage: counters ──▶ ledger ──▶ panel
@@ -36,3 +36,4 @@ pub mod usage;
 pub mod xray;
 
 mod disk;
+mod lock;

@@ -1,6 +1,7 @@
 //! The command line: one file per subcommand, and the only place that prints.
 
 mod init;
+mod reload;
 mod replace;
 mod run;
 mod signals;
@@ -30,6 +31,9 @@ struct Arguments {
 enum Command {
     /// Serve panels until SIGTERM or SIGINT.
     Run(run::Arguments),
+    /// Make the daemon that runs with these settings read them anew, as SIGHUP does: certificates, keys, and
+    /// what the core is made of. A core that is to be made of another binary makes way for one that is.
+    Reload,
     /// Be process 1 of a container: start the daemon, start it again when it dies, and reap.
     Init(init::Arguments),
 }
@@ -39,6 +43,7 @@ enum Command {
 pub fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
+        Command::Reload => reload::run(),
         Command::Init(arguments) => init::run(&arguments),
     }
 }

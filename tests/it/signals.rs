@@ -79,3 +79,22 @@ async fn a_hangup_takes_over_what_can_change() {
     panel.stop().await.unwrap();
     node.core();
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn nobody_can_be_told_to_reload_where_nobody_runs() {
+    let mut node = NodeProcess::start(NODE);
+    assert!(node.command(&["reload"]).status.success());
+    assert!(node.stop().success());
+    let told = node.command(&["reload"]);
+    assert_eq!(told.status.code(), Some(1));
+    let text = String::from_utf8(told.stderr).unwrap();
+    assert!(text.contains("no daemon runs in"), "{text}");
+    node.set("HANDOVER", "perhaps");
+    let told = node.command(&["reload"]);
+    assert_eq!(told.status.code(), Some(2));
+    let text = String::from_utf8(told.stderr).unwrap();
+    assert!(
+        text.contains("HANDOVER is") && text.contains("auto, plain or off"),
+        "{text}"
+    );
+}

@@ -260,6 +260,17 @@ impl NodeProcess {
         users.into_iter().map(|user| user.email).collect()
     }
 
+    /// What another command of the program says with this node's settings.
+    pub fn command(&self, arguments: &[&str]) -> std::process::Output {
+        Command::new(&self.binary)
+            .args(arguments)
+            .env_clear()
+            .envs(&self.settings)
+            .current_dir(self.folder.path())
+            .output()
+            .unwrap()
+    }
+
     pub fn signal(&self, signal: Signal) {
         kill(Pid::from_raw(self.pid()), signal).unwrap();
     }

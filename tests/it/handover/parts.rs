@@ -30,7 +30,8 @@ async fn another_version_takes_over_and_one_that_does_not_run_does_not() {
     for binary in [&other, &xray_binary()] {
         let flips = said(&place.node, FLIPPED);
         choose(binary);
-        place.node.signal(Signal::SIGHUP);
+        let told = place.node.command(&["reload"]);
+        assert!(told.status.success(), "{told:?}");
         eventually("another core serves", || async {
             (said(&place.node, FLIPPED) > flips).then_some(())
         })

@@ -1,0 +1,70 @@
+//! One node in a folder: two would end each other's cores.
+
+use std::fs::{File, TryLockError};
+use std::io::{self, Write};
+use std::path::Path;
+
+/// Held for as long as a node works in a folder. The kernel lets it go with the process.
+#[derive(Debug)]
+pub(crate) struct Lock(#[expect(dead_code, reason = "it is held, and nothing else")] File);
+
+impl Lock {
+    /// Takes it; `None` when another node has it.
+    ///
+    /// # Errors
+    /// When the folder can't be written.
+    pub(crate) fn take(folder: &Path) -> io::Result<Option<Self>> {
+        let mut file = open(folder)?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => return Ok(None),
+            Err(TryLockError::Error(error)) => return Err(error),
+        }
+        file.set_len(0)?;
+        write!(file, "{}", std::process::id())?;
+        Ok(Some(Self(file)))
+    }
+
+    /// The number of the process that has it; `None` when none has.
+    ///
+    /// # Errors
+    /// When the folder can't be written.
+    pub(crate) fn holder(folder: &Path) -> io::Result<Option<i32>> {
+        let file = open(folder)?;
+        match file.try_lock() {
+            Ok(()) => Ok(None),
+            Err(TryLockError::WouldBlock) => {
+                let text = std::fs::read_to_string(folder.join("lock"))?;
+                Ok(text.trim().parse().ok())
+            }
+            Err(TryLockError::Error(error)) => Err(error),
+        }
+    }
+}
+
+fn open(folder: &Path) -> io::Result<File> {
+    File::options()
+        .create(true)
+        .write(true)
+        .truncate(false)
+        .open(folder.join("lock"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_has_it_and_others_see_who() {
+        let folder = tempfile::tempdir().unwrap();
+        assert_eq!(Lock::holder(folder.path()).unwrap(), None);
+        let lock = Lock::take(folder.path()).unwrap().unwrap();
+        assert!(Lock::take(folder.path()).unwrap().is_none());
+        let this = i32::try_from(std::process::id()).unwrap();
+        assert_eq!(Lock::holder(folder.path()).unwrap(), Some(this));
+        drop(lock);
+        assert_eq!(Lock::holder(folder.path()).unwrap(), None);
+        assert!(Lock::take(folder.path()).unwrap().is_some());
+        assert!(Lock::take(&folder.path().join("nowhere")).is_err());
+    }
+}
