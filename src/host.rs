@@ -1,5 +1,7 @@
 //! The machine's load: memory, processors, network.
 
+mod cgroup;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 use std::path::Path;
@@ -32,7 +34,8 @@ pub fn memory_to_spare() -> Option<u64> {
     let mut system = System::new().ok()?;
     system.refresh_memory();
     let machine = system.available_memory();
-    let group = system.cgroup_limits().map(|limits| limits.free_memory);
+    let group = cgroup::Memory::of_this_process();
+    let group = group.map(|group| group.limit.saturating_sub(group.used));
     Some(group.map_or(machine, |group| group.min(machine)))
 }
 
@@ -42,7 +45,7 @@ pub fn memory() -> Option<u64> {
     let mut system = System::new().ok()?;
     system.refresh_memory();
     let machine = system.total_memory();
-    let group = system.cgroup_limits().map(|limits| limits.total_memory);
+    let group = cgroup::Memory::of_this_process().map(|group| group.limit);
     Some(group.map_or(machine, |group| group.min(machine)))
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 use super::Error;
 use super::applied::Applied;
 use super::apply::change_users;
-use super::handover::{Between, Means, Successor, groups_of, is_inbound};
+use super::handover::{Between, Means, Successor, groups_of, is_inbound, open_again};
 use super::last_good::{LastGood, Restored};
 use super::phase::Phase;
 use super::plan::{self, UserChanges};
@@ -36,6 +36,8 @@ pub(super) struct Found {
     pub(super) is_what_the_panel_had: bool,
     /// The cores that drain.
     pub(super) draining: Vec<(Core, Drained)>,
+    /// Users who are connected to those and served nowhere any more.
+    pub(super) gone: Vec<String>,
     pub(super) groups: Groups,
     pub(super) journal: Journal,
 }
@@ -94,6 +96,10 @@ pub(super) async fn restore(
     let cores = cores.chain(finding.draining.iter().map(|(core, _)| core));
     let pids: Vec<i32> = cores.map(Core::pid).collect();
     leftover::end(folder, &pids).await;
+    let gone = match &serving {
+        Some((_, applied)) => finding.who_is_gone(&applied.roster).await,
+        None => Vec::new(),
+    };
     let phase = match (serving, restored) {
         (Some((core, applied)), _) => Phase::Serving { core, applied },
         (None, Some(restored)) if start_again && (!stopped || lingers) => {
@@ -117,6 +123,7 @@ pub(super) async fn restore(
         stopped,
         is_what_the_panel_had: is_adopted || !outdated,
         draining: finding.draining,
+        gone,
         groups: finding.groups,
         journal: finding.journal,
     }
@@ -154,7 +161,8 @@ impl Finding<'_> {
     }
 
     async fn find_those_that_drain(&mut self, serving: Option<&Record>, logs: &LogFiles) {
-        for drained in std::mem::take(&mut self.journal.draining) {
+        // The journal goes on naming all of them until it is known who is there.
+        for drained in self.journal.draining.clone() {
             let record = &drained.record;
             if serving.is_some_and(|serving| serving.id == record.id) {
                 continue;
@@ -171,7 +179,7 @@ impl Finding<'_> {
         }
     }
 
-    /// In the order in which they began to listen.
+    /// By the journal, in the order in which they began to listen where that does not know them.
     fn order_groups(&mut self, serving: Option<&(Core, Applied)>) {
         let mut cores: Vec<(u64, &Core, Vec<Group>)> = Vec::new();
         if let Some((core, applied)) = serving {
@@ -187,9 +195,25 @@ impl Finding<'_> {
             cores.push((core.record().process.started, core, groups));
         }
         cores.sort_by_key(|(started, ..)| *started);
+        self.groups = std::mem::take(&mut self.journal.groups);
+        let mut alive: Vec<_> = cores.iter().map(|(_, core, _)| core.id()).collect();
+        alive.extend(self.journal.next.as_ref().map(|next| next.id));
+        self.groups.only(&alive);
         for (_, core, groups) in cores {
             self.groups.set(core.id(), &groups);
         }
+    }
+
+    /// Who is connected to cores that drain and is no user any more. The last daemon may have had no time to
+    /// cut them.
+    async fn who_is_gone(&self, roster: &Roster) -> Vec<String> {
+        let mut gone = Vec::new();
+        for (core, _) in &self.draining {
+            let online = core.client().online_users().await.unwrap_or_default();
+            let unknown = |email: &String| !roster.has(&Email::from(email.as_str()));
+            gone.extend(online.into_iter().filter(unknown));
+        }
+        gone
     }
 
     /// A core that was about to serve does so, or is gone.
@@ -200,7 +224,11 @@ impl Finding<'_> {
         keep_alive: Option<Duration>,
     ) -> Option<(Core, Applied)> {
         let folder = &self.launcher.runtime_dir;
+        let given_up = std::mem::take(&mut self.journal.given_up);
         let Some(next) = self.journal.next.take() else {
+            if let Some((core, applied)) = &serving {
+                open_again(self.launcher, core, applied, &given_up).await;
+            }
             return serving;
         };
         let ready = std::mem::take(&mut self.journal.flipping);
@@ -211,6 +239,9 @@ impl Finding<'_> {
                 "a core that was not ready when the last daemon died is ended"
             );
             leftover::kill(folder, next.process);
+            if let Some((core, applied)) = &serving {
+                open_again(self.launcher, core, applied, &given_up).await;
+            }
             return serving;
         };
         let adopted = self.launcher.adopt(&next, logs, ANSWERS).await;
@@ -222,9 +253,13 @@ impl Finding<'_> {
             // The old one died, too.
             let core = core?;
             self.launcher.write_record(core.record());
+            if let Err(error) = core.show_sockets() {
+                tracing::warn!(%error, "a unix socket of an inbound leads nowhere");
+            }
             let applied = take_over(&core, self.last_good, given, keep_alive).await;
             return Some((core, applied));
         };
+        self.journal.given_up = given_up;
         let means = Means {
             launcher: self.launcher,
             harvester: self.harvester,
@@ -237,10 +272,11 @@ impl Finding<'_> {
         let successor = Successor {
             applied: given.applied,
             core,
+            tried: Duration::ZERO,
         };
         let mut between = Between::new(means, (&old, &before), successor);
         let resumed = procedure::resume(&mut between, answers).await;
-        let (Successor { applied, core }, drained) = between.into_parts();
+        let (Successor { applied, core, .. }, drained) = between.into_parts();
         match (resumed, core) {
             (Ok(()), Some(core)) => {
                 tracing::info!(

@@ -56,6 +56,7 @@ use crate::usage::harvest::Harvester;
 use crate::xray::config::Skeleton;
 use crate::xray::core::{Core, Launcher};
 use crate::xray::handover::Policy;
+use crate::xray::handover::journal::Journal;
 use crate::xray::leftover;
 use crate::xray::record::Record;
 
@@ -156,7 +157,9 @@ impl Driver {
             generation: 0,
         };
         driver.last_good.forget_next();
-        driver.go_on_draining(found.draining);
+        driver.go_on_draining(found.draining, &found.gone);
+        driver.know_its_ports();
+        driver.find_the_one_that_serves().await;
         driver.publish();
         driver
     }
@@ -199,7 +202,11 @@ impl Driver {
                     }
                     None => break,
                 },
-                _ = tick.tick() => self.on_tick(Instant::now()).await,
+                _ = tick.tick() => tokio::select! {
+                    biased;
+                    () = leave.stop.cancelled() => break,
+                    () = self.on_tick(Instant::now()) => {}
+                },
             }
         }
         self.leave(&leave).await;
@@ -225,6 +232,8 @@ impl Driver {
             boot::farewell(&record, &self.harvester).await;
         }
         leftover::end(&self.launcher.runtime_dir, &[]).await;
+        self.beside.journal = Journal::default();
+        self.write_journal();
     }
 
     async fn apply(&mut self, change: Change) -> Outcome {
@@ -355,6 +364,7 @@ impl Driver {
         tokio::task::block_in_place(|| self.last_good.save(core.id(), &applied, keep_alive));
         self.phase = Phase::Serving { core, applied };
         self.harvester.only(self.alive());
+        self.know_its_ports();
         self.publish();
     }
 

@@ -236,6 +236,14 @@ impl Roster {
         inbound.users.insert(email.clone(), account);
     }
 
+    /// Notes that the core has the user on no inbound any more.
+    pub(super) fn forget(&mut self, email: &Email) {
+        let tags: Vec<Arc<str>> = self.inbounds.keys().cloned().collect();
+        for tag in tags {
+            self.take(&tag, email);
+        }
+    }
+
     /// Notes that the core has the user no more.
     pub(super) fn take(&mut self, tag: &str, email: &Email) {
         let Some(inbound) = self.inbounds.get_mut(tag) else {

@@ -23,6 +23,7 @@ pub use self::coming::Coming;
 pub use self::files::InboundSocket;
 pub use self::launcher::Launcher;
 pub use self::parts::Parts;
+pub use self::tell::Address;
 
 pub(in crate::xray) use self::files::Files;
 use self::output::Tail;
@@ -141,15 +142,6 @@ impl Core {
     pub fn show_sockets(&self) -> Result<(), Error> {
         let mut sockets = self.files.inbound_sockets.iter();
         sockets.try_for_each(InboundSocket::show)
-    }
-
-    /// Keeps its unix sockets within reach when their names go to another core.
-    ///
-    /// # Errors
-    /// When the folder of one refuses.
-    pub fn keep_sockets(&self) -> Result<(), Error> {
-        let mut sockets = self.files.inbound_sockets.iter();
-        sockets.try_for_each(InboundSocket::keep)
     }
 
     /// The unix sockets that its inbounds listen on.

@@ -131,6 +131,12 @@ impl NodeProcess {
 
     /// Starts the process and waits until it listens.
     pub fn launch(&mut self) {
+        self.spawn();
+        let there = |node: &Self| std::net::TcpStream::connect(("127.0.0.1", node.port)).is_ok();
+        self.wait_until(there);
+    }
+
+    fn spawn(&mut self) {
         let log = std::fs::File::options()
             .create(true)
             .append(true)
@@ -151,8 +157,17 @@ impl NodeProcess {
             .spawn()
             .unwrap();
         self.child = Some(child);
+    }
+
+    /// The same for a program that goes into a network of its own first.
+    pub fn launch_inside(&mut self) {
+        self.spawn();
+        self.wait_until(|node| node.log().contains("serving panels"));
+    }
+
+    fn wait_until(&mut self, is_there: impl Fn(&Self) -> bool) {
         let deadline = Instant::now() + Duration::from_secs(20);
-        while std::net::TcpStream::connect(("127.0.0.1", self.port)).is_err() {
+        while !is_there(self) {
             let ended = self.child.as_mut().unwrap().try_wait().unwrap();
             assert!(
                 ended.is_none() && Instant::now() < deadline,

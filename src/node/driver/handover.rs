@@ -11,12 +11,16 @@ use crate::host;
 use crate::node::Error;
 use crate::node::applied::Applied;
 use crate::node::apply::change_users;
-use crate::node::handover::{Between, Drain, Event, Means, Successor, What, groups_of};
+use crate::node::handover::{
+    Between, Drain, Event, GivenBack, Means, Successor, What, groups_of, is_inbound, takers,
+};
 use crate::node::phase::Phase;
 use crate::node::plan;
+use crate::node::user::Email;
 use crate::usage::book::Epoch;
+use crate::xray::config::{Endpoint, Place};
 use crate::xray::core::{Core, Parts};
-use crate::xray::handover::groups::Groups;
+use crate::xray::handover::groups::{Group, Groups};
 use crate::xray::handover::journal::{Drained, Journal};
 use crate::xray::handover::procedure;
 use crate::xray::handover::sockets;
@@ -72,9 +76,18 @@ pub(super) struct Before {
 impl Driver {
     /// Why no second core can be started beside the one that serves; `None` when it can.
     pub(super) fn alone(&self) -> Option<String> {
-        let Phase::Serving { core, .. } = &self.phase else {
+        let Phase::Serving { core, applied } = &self.phase else {
             return Some("no core serves".to_owned());
         };
+        let mut inbounds = applied.skeleton.endpoints().map(|inbound| inbound.place);
+        if inbounds.any(|place| matches!(place, Place::Nowhere)) {
+            return Some("only one core can have the TUN device".to_owned());
+        }
+        if core.parts().is_none() && applied.skeleton.unix_sockets().next().is_some() {
+            return Some(
+                "an older daemon started it, on unix sockets that only one can have".to_owned(),
+            );
+        }
         if self.beside.policy.mode == Mode::Off {
             return Some("HANDOVER=off".to_owned());
         }
@@ -95,7 +108,11 @@ impl Driver {
 
     /// Starts a core beside the one that serves and leads new connections to it. After an error the old
     /// one serves on as if nothing had been.
-    pub(super) async fn hand_over(&mut self, applied: Applied, because: &str) -> Result<(), Error> {
+    pub(super) async fn hand_over(
+        &mut self,
+        (applied, tried): (Applied, Duration),
+        because: &str,
+    ) -> Result<(), Error> {
         let _ports = self.make_room().await;
         let began = Instant::now();
         let Self {
@@ -131,10 +148,11 @@ impl Driver {
         let successor = Successor {
             applied,
             core: None,
+            tried,
         };
         let mut between = Between::new(means, (old, before), successor);
         let handed_over = procedure::hand_over(&mut between).await;
-        let (Successor { applied, core }, drained) = between.into_parts();
+        let (Successor { applied, core, .. }, drained) = between.into_parts();
         let (Some(core), Ok(())) = (core, &handed_over) else {
             tracing::warn!("the new core does not take over, the one that serves was left alone");
             self.beside.tally.refused += 1;
@@ -207,22 +225,52 @@ impl Driver {
                 "the old core drains: it keeps its connections until they end"
             );
             let drain = self.drain(old, drained);
-            drain.cut(gone);
             self.beside.drains.push(drain);
+            // Also in those that have been draining for longer.
+            self.cut(&gone);
         }
         self.serve(core, applied);
         self.last_good.forget_next();
     }
 
     /// Cores that a daemon before this one let drain.
-    pub(super) fn go_on_draining(&mut self, found: Vec<(Core, Drained)>) {
+    pub(super) fn go_on_draining(&mut self, found: Vec<(Core, Drained)>, gone: &[String]) {
         for (core, drained) in found {
             let drain = self.drain(core, drained);
             self.beside.drains.push(drain);
         }
+        self.cut(gone);
         self.write_journal();
         self.harvester.only(self.alive());
+    }
+
+    /// Leads connections to the core that serves where the last daemon may have left them to another one. The
+    /// order in which the kernel has those that share a port may be another one than we believe, when several
+    /// have ended while nobody looked: so it is tried.
+    pub(super) async fn find_the_one_that_serves(&mut self) {
+        let Phase::Serving { core, .. } = &self.phase else {
+            return;
+        };
+        let (pid, shared) = (core.pid(), self.beside.groups.shared(core.id()));
+        if shared.is_empty() || self.beside.policy.mode != Mode::Auto {
+            return;
+        }
         self.steer_to_the_one_that_serves();
+        let drains = self.beside.drains.iter().map(|drain| drain.pid);
+        let pids: Vec<i32> = std::iter::once(pid).chain(drains).collect();
+        for (group, taker) in takers(shared, &pids).await {
+            if taker == Some(pid) {
+                continue;
+            }
+            for place in 0..self.beside.groups.size(&group) {
+                self.steer(&group, Some(place));
+                if let [(_, Some(taker))] = takers(vec![group], &pids).await.as_slice()
+                    && *taker == pid
+                {
+                    break;
+                }
+            }
+        }
     }
 
     fn drain(&self, core: Core, drained: Drained) -> Drain {
@@ -264,7 +312,11 @@ impl Driver {
 
     /// A core that drained is gone.
     fn forget(&mut self, core: Uuid) {
-        self.beside.before.take_if(|before| before.core == core);
+        if let Some(Before { applied, ran, .. }) =
+            self.beside.before.take_if(|before| before.core == core)
+        {
+            self.endurance.replaced(applied, ran);
+        }
         self.beside
             .drains
             .retain(|drain| drain.source.epoch != core);
@@ -276,29 +328,43 @@ impl Driver {
     }
 
     /// One that leaves a group moves another one to its place.
-    fn steer_to_the_one_that_serves(&self) {
-        let Phase::Serving { core, applied } = &self.phase else {
-            return;
-        };
-        let shared = self.beside.groups.shared(core.id());
-        if shared.is_empty() || self.beside.policy.mode != Mode::Auto {
-            return;
-        }
-        let ports: Vec<u16> = shared.iter().map(|group| group.address.port()).collect();
-        let (Ok(listeners), Ok(lender)) = (
-            sockets::listeners(core.pid(), |port| ports.contains(&port)),
-            Lender::new(core.pid()),
-        ) else {
-            return;
-        };
-        for group in shared {
-            let place = self.beside.groups.place(&group, core.id());
-            let listener = listeners.iter().find(|listener| listener.group == group);
-            if let (Some(place), Some(listener)) = (place, listener)
-                && let Err(error) = lender.steer(listener, place)
-            {
-                tracing::warn!(address = %group.address, %error, inbounds = applied.skeleton.endpoints().count(), "connections may go to the core that drains");
+    pub(super) fn steer_to_the_one_that_serves(&self) {
+        if let Phase::Serving { core, .. } = &self.phase
+            && self.beside.policy.mode == Mode::Auto
+        {
+            for group in self.beside.groups.shared(core.id()) {
+                self.steer(&group, self.beside.groups.place(&group, core.id()));
             }
+        }
+    }
+
+    /// Leads whatever comes in to this place in a group.
+    fn steer(&self, group: &Group, place: Option<u32>) {
+        let Phase::Serving { core, .. } = &self.phase else {
+            return;
+        };
+        let port = group.address.port();
+        let listeners = sockets::listeners(core.pid(), |other| other == port);
+        let listeners = listeners.unwrap_or_default();
+        let listener = listeners.iter().find(|listener| listener.group == *group);
+        if let (Some(place), Some(listener), Ok(lender)) =
+            (place, listener, Lender::new(core.pid()))
+            && let Err(error) = lender.steer(listener, place)
+        {
+            tracing::warn!(address = %group.address, %error, "connections may go to a core that drains");
+        }
+    }
+
+    /// The core that serves has opened its ports, or has just been found.
+    pub(super) fn know_its_ports(&mut self) {
+        self.beside.groups.only(&self.alive());
+        if let Phase::Serving { core, applied } = &self.phase
+            && self.beside.groups.of(core.id()).is_empty()
+        {
+            let inbounds: Vec<Endpoint> = applied.skeleton.endpoints().collect();
+            let groups = groups_of(core.pid(), |port| is_inbound(&inbounds, port));
+            self.beside.groups.set(core.id(), &groups);
+            self.steer_to_the_one_that_serves();
         }
     }
 
@@ -310,6 +376,7 @@ impl Driver {
             .iter()
             .map(|drain| drain.drained.clone())
             .collect();
+        journal.groups.clone_from(&self.beside.groups);
         if let Err(error) = journal.write(&self.launcher.runtime_dir) {
             tracing::error!(%error, "the next daemon will end the cores that drain");
         }
@@ -318,21 +385,17 @@ impl Driver {
     /// The core that served before serves again, where the one that followed it died at once: nobody but
     /// those who were with that one is cut.
     pub(super) async fn return_to_the_old_core(&mut self, how: &str) -> bool {
-        let Some(Before {
-            core: id,
-            mut applied,
-            ..
-        }) = self.beside.before.take()
-        else {
+        let Some(before) = self.beside.before.take() else {
             return false;
         };
         let mut drains = self.beside.drains.iter();
-        let Some(place) = drains.position(|drain| drain.source.epoch == id) else {
+        let Some(place) = drains.position(|drain| drain.source.epoch == before.core) else {
             return false;
         };
         let drain = self.beside.drains.remove(place);
-        let Some(old) = drain.give_back().await else {
+        let Some(GivenBack { core: old, gone }) = drain.give_back().await else {
             self.beside.drains.insert(place, drain);
+            self.endurance.replaced(before.applied, before.ran);
             return false;
         };
         tracing::error!(
@@ -340,9 +403,6 @@ impl Driver {
             pid = old.pid(),
             "the new core died at once, the one before serves again"
         );
-        if let Err(error) = old.show_sockets() {
-            tracing::warn!(%error, "a unix socket of an inbound leads nowhere");
-        }
         let Phase::Serving {
             core: dead,
             applied: failed,
@@ -352,13 +412,22 @@ impl Driver {
         };
         self.setbacks
             .note(Arc::clone(&failed.skeleton), how.to_owned(), Instant::now());
-        self.beside.groups.remove(dead.id());
-        dead.stop().await;
+        if let Err(error) = old.show_sockets() {
+            tracing::warn!(%error, "a unix socket of an inbound leads nowhere");
+        }
+        let mut applied = before.applied;
+        for email in &gone {
+            applied.roster.forget(&Email::from(email.as_str()));
+        }
+        let mut wanted = applied.roster.clone();
+        wanted.take_over(&failed.roster);
+        // In this order: a daemon that dies in between is followed by one that finds this core.
+        let keep_alive = self.keep_alive;
+        tokio::task::block_in_place(|| self.last_good.save(old.id(), &applied, keep_alive));
         self.launcher.write_record(old.record());
         self.beside.journal.serving = None;
         self.write_journal();
-        let mut wanted = applied.roster.clone();
-        wanted.take_over(&failed.roster);
+        dead.stop().await;
         let changes = plan::replace_all(&applied.roster, &wanted);
         let made = change_users(old.client(), &mut applied, &mut self.last_good, changes).await;
         if let Err(error) = made {
@@ -374,7 +443,7 @@ impl Driver {
             return Err(Error::CoreNotStarted);
         };
         let again = applied.again();
-        self.hand_over(again, because).await
+        self.hand_over((again, Duration::ZERO), because).await
     }
 
     /// Later cores are made of these parts. The one that serves makes way for one that is, where it is made
@@ -386,10 +455,13 @@ impl Driver {
             return Ok(());
         };
         let now = self.launcher.parts();
-        let differ = core.parts().map(|parts| parts.differences(&now));
-        let Some(differ) = differ.filter(|differ| !differ.is_empty()) else {
-            return Ok(());
+        let differ = match core.parts() {
+            Some(parts) => parts.differences(&now),
+            None => vec!["an older daemon started it".to_owned()],
         };
+        if differ.is_empty() {
+            return Ok(());
+        }
         let because = differ.join(", ");
         if let Some(why) = self.alone() {
             tracing::warn!(
@@ -437,7 +509,7 @@ impl Driver {
     /// Users who are served nowhere any more are cut in the cores that drain, too.
     pub(super) fn cut(&self, gone: &[String]) {
         for drain in &self.beside.drains {
-            drain.cut(gone.to_vec());
+            drain.cut(gone);
         }
     }
 }

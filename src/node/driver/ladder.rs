@@ -82,6 +82,9 @@ impl Driver {
             Phase::Down { applied, .. } => applied.skeleton == desired.skeleton,
             _ => false,
         };
+        if let Phase::Down { applied, .. } | Phase::GaveUp { applied, .. } = &self.phase {
+            self.cut(&applied.roster.gone_in(&desired.roster));
+        }
         let mut applied = Applied::from(desired);
         let core = applied.launch(&self.launcher, READY_DEADLINE).await?;
         if !is_the_same {
@@ -99,10 +102,13 @@ impl Driver {
             .map_err(Error::FailedBefore)?;
         self.launcher.can_record()?;
         let Some(why) = self.alone() else {
-            self.launcher
+            let tried = self
+                .launcher
                 .check(&desired.skeleton, &desired.roster)
                 .await?;
-            return self.hand_over(Applied::from(desired), because).await;
+            return self
+                .hand_over((Applied::from(desired), tried), because)
+                .await;
         };
         warn_of_the_end(because, &why);
         self.exchange_in_turn(desired).await
@@ -126,6 +132,7 @@ impl Driver {
         let tried = Arc::clone(&applied.skeleton);
         let failure = match applied.launch(&self.launcher, patience).await {
             Ok(core) => {
+                self.cut(&before.roster.gone_in(&applied.roster));
                 self.endurance.replaced(before, ran);
                 self.serve(core, applied);
                 return Ok(());

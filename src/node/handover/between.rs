@@ -1,10 +1,11 @@
 //! The steps of a hand-over between two real cores.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use tokio::net::TcpStream;
 
 use crate::node::Error;
@@ -28,6 +29,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 const PATIENCE_PER_THOUSAND: Duration = Duration::from_millis(50);
 /// How often its sockets are looked at while it opens them.
 const LOOK: Duration = Duration::from_millis(5);
+/// A core whose sockets have not changed for so long has opened what it opens.
+const STILL: Duration = Duration::from_secs(2);
 /// How long a core that listens may take to accept a connection of ours.
 const ACCEPTS: Duration = Duration::from_secs(1);
 /// So many ports are tried by a connection; those of a range are all alike.
@@ -48,6 +51,8 @@ pub(in crate::node) struct Means<'a> {
 pub(in crate::node) struct Successor {
     pub(in crate::node) applied: Applied,
     pub(in crate::node) core: Option<Core>,
+    /// How long it took to try its configuration, which is all of a start but the listening.
+    pub(in crate::node) tried: Duration,
 }
 
 /// Two cores, one of which makes way.
@@ -55,8 +60,8 @@ pub(in crate::node) struct Between<'a> {
     means: Means<'a>,
     old: &'a Core,
     before: &'a Applied,
-    /// Inbounds that the old one had to close for the new one.
-    given_up: Vec<String>,
+    /// A unix socket could not be given its name.
+    unshown: Option<core::Error>,
     old_inbounds: Vec<Endpoint>,
     old_sockets: Sockets,
     new: Successor,
@@ -141,7 +146,7 @@ impl<'a> Between<'a> {
             means,
             old,
             before,
-            given_up: Vec::new(),
+            unshown: None,
             old_inbounds,
             old_sockets,
             new,
@@ -208,7 +213,7 @@ impl<'a> Between<'a> {
                 InboundSocket::is_free(path).await?;
             }
         }
-        self.free_names(&inbounds).await;
+        self.free_names(&inbounds).await?;
         let Self { means, new, .. } = self;
         new.applied.settle_unanswered();
         let coming = means
@@ -221,7 +226,8 @@ impl<'a> Between<'a> {
         write(means)?;
         let users = new.applied.roster.len();
         let thousands = u32::try_from(users / 1000).unwrap_or(u32::MAX);
-        let patience = PATIENCE + PATIENCE_PER_THOUSAND.saturating_mul(thousands);
+        let patience =
+            PATIENCE + PATIENCE_PER_THOUSAND.saturating_mul(thousands) + 3 * self.new.tried;
         let deadline = Instant::now() + patience;
         coming.ready(patience).await?;
         if !listens(coming, &inbounds, deadline).await? {
@@ -241,45 +247,36 @@ impl<'a> Between<'a> {
     }
 
     /// A socket with a name and no file can be had once: the old core has to give it up first.
-    async fn free_names(&mut self, inbounds: &[Endpoint]) {
-        for old in &self.old_inbounds {
-            let Place::Abstract(name) = &old.place else {
-                continue;
-            };
-            if !inbounds.iter().any(|new| new.place == old.place) {
-                continue;
-            }
+    async fn free_names(&mut self, inbounds: &[Endpoint]) -> Result<(), Error> {
+        let given_up: Vec<String> = self
+            .old_inbounds
+            .iter()
+            .filter(|old| matches!(old.place, Place::Abstract(_)))
+            .filter(|old| inbounds.iter().any(|new| new.place == old.place))
+            .map(|old| old.tag.clone())
+            .collect();
+        if given_up.is_empty() {
+            return Ok(());
+        }
+        // First, so that the next daemon opens them again where this one can't.
+        self.means.journal.given_up.clone_from(&given_up);
+        write(&self.means)?;
+        for tag in given_up {
             tracing::warn!(
-                inbound = old.tag,
-                name,
+                inbound = tag,
                 "nobody can connect to this inbound until the new core is ready: two cores can't share a socket without a file"
             );
-            match self.old.client().remove_inbound(&old.tag).await {
-                Ok(()) => self.given_up.push(old.tag.clone()),
-                Err(error) => {
-                    tracing::warn!(inbound = old.tag, %error, "the old core does not give its socket up");
-                }
+            if let Err(error) = self.old.client().remove_inbound(&tag).await {
+                tracing::warn!(inbound = tag, %error, "the old core does not give its socket up");
             }
         }
+        Ok(())
     }
 
     /// The new one does not take over what the old one has closed for it.
     async fn take_names_back(&mut self) {
-        let tags = std::mem::take(&mut self.given_up);
-        if tags.is_empty() {
-            return;
-        }
-        let Applied {
-            skeleton, roster, ..
-        } = self.before;
-        let launcher = self.means.launcher;
-        let opened = launcher.open_inbounds(self.old, skeleton, roster, &tags);
-        match opened.await {
-            Ok(()) => tracing::info!(?tags, "the old core has its sockets again"),
-            Err(error) => {
-                tracing::error!(?tags, %error, "the old core does not open these inbounds again; another Start does");
-            }
-        }
+        let tags = std::mem::take(&mut self.means.journal.given_up);
+        open_again(self.means.launcher, self.old, self.before, &tags).await;
     }
 
     /// Makes sure by connections of ours that the new core takes what is steered to it. Where it does not,
@@ -288,48 +285,53 @@ impl<'a> Between<'a> {
         let Some(new) = &self.new.core else {
             return Ok(());
         };
-        let tried: Vec<Group> = self
-            .steered
-            .iter()
-            .filter(|group| group.protocol == Protocol::Tcp)
-            .take(TRIED)
-            .copied()
-            .collect();
-        let mut connections = Vec::new();
-        for group in tried {
-            let connected = TcpStream::connect(reach(group.address));
-            let connected = tokio::time::timeout(ACCEPTS, connected).await;
-            let connected = connected
-                .map(|stream| stream.and_then(|stream| Ok((group, stream.local_addr()?, stream))));
-            if let Ok(Ok(connection)) = connected {
-                connections.push(connection);
-            } else {
-                tracing::debug!(address = %group.address, "nobody can try whether the new core takes what comes in here");
+        let steered = self.steered.iter().copied().collect();
+        for (group, taker) in takers(steered, &[new.pid(), self.old.pid()]).await {
+            if new.has_ended() {
+                return Err(ended(new).await);
+            }
+            if taker != Some(new.pid()) {
+                tracing::warn!(address = %group.address, taker, "new connections do not go to the new core here, the old one closes its listener");
                 self.steered.remove(&group);
             }
         }
-        let pids = [new.pid(), self.old.pid()];
-        let deadline = Instant::now() + ACCEPTS;
-        while let Some((group, from, _)) = connections.last() {
-            match sockets::taker(&pids, from.port(), group.address.port()) {
-                Some(pid) if pid == new.pid() => {}
-                None if Instant::now() < deadline => {
-                    if new.has_ended() {
-                        return Err(ended(new).await);
-                    }
-                    tokio::time::sleep(LOOK).await;
-                    continue;
-                }
-                taker => {
-                    tracing::warn!(address = %group.address, taker, "new connections do not go to the new core here, the old one closes its listener");
-                    let group = *group;
-                    self.steered.remove(&group);
-                }
-            }
-            connections.pop();
-        }
         Ok(())
     }
+}
+
+/// Which of these processes takes a connection of ours to each of these groups, by those that can be tried;
+/// `None` where nobody takes it.
+pub(in crate::node) async fn takers(groups: Vec<Group>, pids: &[i32]) -> Vec<(Group, Option<i32>)> {
+    let tried = groups
+        .into_iter()
+        .filter(|group| group.protocol == Protocol::Tcp)
+        .take(TRIED);
+    let connections = join_all(tried.map(connect)).await;
+    let mut open: Vec<_> = connections.into_iter().flatten().collect();
+    let mut found = Vec::new();
+    let deadline = Instant::now() + ACCEPTS;
+    while let Some((group, from, _)) = open.last() {
+        let taker =
+            tokio::task::block_in_place(|| sockets::taker(pids, *from, group.address.port()));
+        if taker.is_none() && Instant::now() < deadline {
+            tokio::time::sleep(LOOK).await;
+            continue;
+        }
+        found.push((*group, taker));
+        open.pop();
+    }
+    found
+}
+
+async fn connect(group: Group) -> Option<(Group, SocketAddr, TcpStream)> {
+    for address in reach(group.address) {
+        let connecting = tokio::time::timeout(ACCEPTS, TcpStream::connect(address));
+        if let Ok(Ok(stream)) = connecting.await {
+            return Some((group, stream.local_addr().ok()?, stream));
+        }
+    }
+    tracing::debug!(address = %group.address, "nobody can try from here who takes what comes in");
+    None
 }
 
 impl World for Between<'_> {
@@ -382,7 +384,9 @@ impl World for Between<'_> {
                 journal.serving = Some(new.record().clone());
                 journal.next = None;
                 journal.flipping = false;
+                journal.given_up.clear();
                 journal.draining.push(drained);
+                journal.groups.clone_from(self.means.groups);
                 let written = write(&self.means);
                 if written.is_err() {
                     *self.means.journal = before;
@@ -405,11 +409,12 @@ impl World for Between<'_> {
             .filter(|group| steers && self.steer(group, to))
             .collect();
         let shown = match (to, &self.new.core) {
-            (Side::New, Some(new)) => self.old.keep_sockets().and_then(|()| new.show_sockets()),
+            (Side::New, Some(new)) => new.show_sockets(),
             _ => self.old.show_sockets(),
         };
-        if let Err(error) = shown {
-            tracing::warn!(%error, "a unix socket of an inbound leads to the other core");
+        self.unshown = shown.err();
+        if let Some(error) = &self.unshown {
+            tracing::warn!(%error, "a unix socket of an inbound does not get its name");
         }
     }
 
@@ -422,6 +427,9 @@ impl World for Between<'_> {
     }
 
     async fn check(&mut self) -> Result<(), Error> {
+        if let Some(error) = self.unshown.take() {
+            return Err(error.into());
+        }
         self.try_steered().await?;
         let Some(new) = &self.new.core else {
             return Err(Error::CoreNotStarted);
@@ -458,14 +466,35 @@ async fn ended(core: &Core) -> Error {
     core::Error::Refused(core.ended().await).into()
 }
 
-/// Where a listener can be reached from this machine.
-fn reach(address: SocketAddr) -> SocketAddr {
-    let ip = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-        ip => ip,
+/// Where a listener can be reached from this machine. One on all addresses of IPv6 has those of IPv4, too.
+fn reach(address: SocketAddr) -> Vec<SocketAddr> {
+    let v4 = IpAddr::from(Ipv4Addr::LOCALHOST);
+    let ips = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => vec![v4],
+        IpAddr::V6(ip) if ip.is_unspecified() => vec![v4, Ipv6Addr::LOCALHOST.into()],
+        ip => vec![ip],
     };
-    SocketAddr::new(ip, address.port())
+    let port = address.port();
+    ips.into_iter().map(|ip| (ip, port).into()).collect()
+}
+
+/// Opens inbounds again that a core had closed for one that does not come.
+pub(in crate::node) async fn open_again(
+    launcher: &Launcher,
+    core: &Core,
+    applied: &Applied,
+    tags: &[String],
+) {
+    if tags.is_empty() {
+        return;
+    }
+    let opened = launcher.open_inbounds(core, &applied.skeleton, &applied.roster, tags);
+    match opened.await {
+        Ok(()) => tracing::info!(?tags, "the old core has its sockets again"),
+        Err(error) => {
+            tracing::error!(?tags, %error, "the old core does not open these inbounds again; a fresh core does");
+        }
+    }
 }
 
 /// Waits until every port is open that the configuration names. An API may answer before that.
@@ -476,25 +505,53 @@ async fn listens(
 ) -> Result<bool, core::Error> {
     let pid = coming.record().process.pid;
     let mut before = Vec::new();
+    let mut changed = Instant::now();
     loop {
-        let Ok(now) = sockets::listeners(pid, |port| is_inbound(inbounds, port)) else {
+        let looked = Instant::now();
+        let found = tokio::task::block_in_place(|| {
+            sockets::listeners(pid, |port| is_inbound(inbounds, port))
+        });
+        let Ok(now) = found else {
             // Nobody may look; the API has answered.
             return Ok(true);
         };
-        let open = |port| now.iter().any(|one| one.group.address.port() == port);
-        let complete = inbounds.iter().all(|inbound| match &inbound.place {
-            Place::Ports(ports) => ports.iter().cloned().flatten().all(open),
-            Place::Path(_) | Place::Abstract(_) | Place::Nowhere => true,
-        });
-        if complete && now == before {
-            return Ok(true);
+        if now == before {
+            let closed = closed_ports(inbounds, &now);
+            if closed.is_empty() {
+                return Ok(true);
+            }
+            if changed.elapsed() >= STILL {
+                tracing::warn!(
+                    pid,
+                    ?closed,
+                    "the new core does not listen on these ports, and does nothing about it any more"
+                );
+                return Ok(true);
+            }
+        } else {
+            changed = Instant::now();
         }
         if Instant::now() >= deadline {
             return Ok(false);
         }
         before = now;
-        coming.unless_it_ends(tokio::time::sleep(LOOK)).await?;
+        let pause = LOOK.max(looked.elapsed());
+        coming.unless_it_ends(tokio::time::sleep(pause)).await?;
     }
+}
+
+/// Some of the ports that should be open and are not.
+fn closed_ports(inbounds: &[Endpoint], listeners: &[Listener]) -> Vec<u16> {
+    let open: HashSet<u16> = listeners
+        .iter()
+        .map(|one| one.group.address.port())
+        .collect();
+    let named = inbounds.iter().filter_map(|inbound| match &inbound.place {
+        Place::Ports(ports) => Some(ports.iter().cloned().flatten()),
+        Place::Path(_) | Place::Abstract(_) | Place::Nowhere => None,
+    });
+    let closed = named.flatten().filter(|port| !open.contains(port));
+    closed.take(10).collect()
 }
 
 /// Whether the new core has the users that it was given; what it has instead, where not.
@@ -506,10 +563,10 @@ async fn ask(core: &Core, applied: &Applied) -> Result<Option<String>, Error> {
             Err(error) => return Err(Error::Read(error)),
         };
         // An empty Shadowsocks 2022 inbound has one who can't be anybody.
-        if count != users.users.len() && !users.users.is_empty() {
+        let given = users.users.values().flatten().count();
+        if count < given {
             return Ok(Some(format!(
-                "the new core has {count} users on inbound {tag:?} instead of {}",
-                users.users.len()
+                "the new core has {count} users on inbound {tag:?} instead of {given}"
             )));
         }
     }

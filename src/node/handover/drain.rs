@@ -1,5 +1,6 @@
 //! A core that has made way: it keeps its connections until they end.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
@@ -11,7 +12,7 @@ use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
-use super::cut::Cutter;
+use super::cut::{Cutter, Gone};
 use crate::node::harvesting::source;
 use crate::node::state;
 use crate::usage::harvest::{Harvester, Source};
@@ -26,8 +27,10 @@ const SETTLED: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_secs(2);
 /// It has drained when it was seen without a connection so often.
 const SEEN_EMPTY: u32 = 2;
-/// How many orders wait at most; a removed user who finds no room is cut with the next one's.
-const ORDERS: usize = 256;
+/// For each second of looking there are so many without.
+const SHARE: u32 = 50;
+/// How many orders wait at most.
+const ORDERS: usize = 8;
 
 /// The driver's side of one.
 #[derive(Debug)]
@@ -39,6 +42,7 @@ pub(in crate::node) struct Drain {
     pub(in crate::node) connections: Arc<AtomicUsize>,
     /// The unix sockets that its inbounds listen on.
     sockets: Vec<PathBuf>,
+    gone: Arc<Gone>,
     orders: mpsc::Sender<Order>,
     _task: JoinSet<()>,
 }
@@ -59,12 +63,17 @@ pub(in crate::node) enum What {
 }
 
 enum Order {
-    /// These users are served nowhere any more.
-    Cut(Vec<String>),
     /// It shall serve again, if it still can.
-    GiveBack(oneshot::Sender<Core>),
+    GiveBack(oneshot::Sender<GivenBack>),
     /// It shall end, for this reason.
     End(&'static str, Option<oneshot::Sender<()>>),
+}
+
+/// A core that serves again.
+pub(in crate::node) struct GivenBack {
+    pub(in crate::node) core: Core,
+    /// Users who were taken from it while it drained.
+    pub(in crate::node) gone: BTreeSet<String>,
 }
 
 impl Drain {
@@ -77,13 +86,20 @@ impl Drain {
         (events, ports): (mpsc::Sender<Event>, Arc<Mutex<()>>),
     ) -> Self {
         let source = source(&core);
+        let gone = Arc::new(Gone::default());
+        let means = (launcher, Arc::clone(&harvester));
+        let ports_of_it = drained.leaving.ports.clone();
+        let cutter = Cutter::new(means, &core, source.clone(), ports_of_it, Arc::clone(&gone));
+        let mut cutting = JoinSet::new();
+        cutting.spawn(cutter.run());
         let connections = Arc::new(AtomicUsize::new(0));
         let (orders, waiting) = mpsc::channel(ORDERS);
         let pid = core.pid();
         let sockets: Vec<PathBuf> = core.own_sockets().map(PathBuf::from).collect();
         let since = drained.since();
         let draining = Draining {
-            cutter: Cutter::new(launcher, Arc::clone(&harvester)),
+            gone: Arc::clone(&gone),
+            cutting,
             core,
             source: source.clone(),
             drained: drained.clone(),
@@ -95,6 +111,7 @@ impl Drain {
             events,
             ports,
             empty: 0,
+            pause: Duration::ZERO,
             next_harvest: Instant::now(),
         };
         let mut task = JoinSet::new();
@@ -105,6 +122,7 @@ impl Drain {
             drained,
             connections,
             sockets,
+            gone,
             orders,
             _task: task,
         }
@@ -121,17 +139,12 @@ impl Drain {
     }
 
     /// These users are served nowhere any more, so what they have here ends, too.
-    pub(in crate::node) fn cut(&self, emails: Vec<String>) {
-        if !emails.is_empty() && self.orders.try_send(Order::Cut(emails)).is_err() {
-            tracing::warn!(
-                pid = self.pid,
-                "too many users are removed at once: what they have in the core that drains lasts until it ends"
-            );
-        }
+    pub(in crate::node) fn cut(&self, emails: &[String]) {
+        self.gone.add(emails);
     }
 
-    /// The core, to serve again; `None` when its listeners are closed by now.
-    pub(in crate::node) async fn give_back(&self) -> Option<Core> {
+    /// The core, to serve again; `None` when any of its listeners is closed by now.
+    pub(in crate::node) async fn give_back(&self) -> Option<GivenBack> {
         let (reply, core) = oneshot::channel();
         self.orders.send(Order::GiveBack(reply)).await.ok()?;
         core.await.ok()
@@ -173,7 +186,8 @@ struct Draining {
     core: Core,
     source: Source,
     drained: Drained,
-    cutter: Cutter,
+    gone: Arc<Gone>,
+    cutting: JoinSet<()>,
     harvester: Arc<Harvester>,
     since: Instant,
     /// `None` for never.
@@ -183,12 +197,18 @@ struct Draining {
     events: mpsc::Sender<Event>,
     ports: Arc<Mutex<()>>,
     empty: u32,
+    /// How long it has to be between two looks, so that they cost little.
+    pause: Duration,
     next_harvest: Instant,
 }
 
 impl Draining {
     async fn run(mut self, mut orders: mpsc::Receiver<Order>) {
         let at_once = std::mem::take(&mut self.drained.leaving.at_once);
+        let leaving = &self.drained.leaving;
+        let open = leaving.stays.iter().chain(&leaving.later).cloned();
+        self.gone.set_open(open.collect());
+        let mut whole = at_once.is_empty();
         if !self.close(&at_once).await || self.drained.leaving.has_to_end {
             return self
                 .finish("a listener of it can't be closed in another way")
@@ -210,27 +230,20 @@ impl Draining {
                             return self.finish(why).await;
                         }
                     } else {
-                        closed = true;
+                        (closed, whole) = (true, false);
                         self.leave().await;
                     }
-                    next = Instant::now() + LOOK;
+                    next = Instant::now() + LOOK.max(self.pause);
                     continue;
                 }
             };
             match order {
-                Some(Order::Cut(emails)) => {
-                    let open = if closed {
-                        &[][..]
-                    } else {
-                        &self.drained.leaving.later
-                    };
-                    let ports = &self.drained.leaving.ports;
-                    let grpc = self.drained.leaving.stays.iter();
-                    let tags: Vec<String> = grpc.chain(open).cloned().collect();
-                    self.cutter.cut(&self.core, emails, &tags, ports).await;
-                }
-                Some(Order::GiveBack(reply)) if !closed => {
-                    drop(reply.send(self.core));
+                Some(Order::GiveBack(reply)) if whole => {
+                    self.cutting.shutdown().await;
+                    self.gone.unblock(self.core.client()).await;
+                    let gone = self.gone.everybody();
+                    let core = self.core;
+                    drop(reply.send(GivenBack { core, gone }));
                     return;
                 }
                 Some(Order::GiveBack(_)) => {}
@@ -252,6 +265,7 @@ impl Draining {
         let ports = Arc::clone(&self.ports);
         let _alone = ports.lock().await;
         let later = std::mem::take(&mut self.drained.leaving.later);
+        self.gone.set_open(self.drained.leaving.stays.clone());
         if self.close(&later).await {
             tracing::info!(
                 pid = self.core.pid(),
@@ -295,10 +309,12 @@ impl Draining {
             };
             self.next_harvest = now + wait;
         }
+        let began = Instant::now();
         match self.count().await {
             Some(0) => self.empty += 1,
             _ => self.empty = 0,
         }
+        self.pause = began.elapsed().saturating_mul(SHARE);
         if self.empty >= SEEN_EMPTY {
             return Some(DRAINED);
         }
@@ -316,7 +332,8 @@ impl Draining {
         Some(count)
     }
 
-    async fn finish(self, why: &'static str) {
+    async fn finish(mut self, why: &'static str) {
+        self.cutting.shutdown().await;
         let (pid, after_s) = (self.core.pid(), self.since.elapsed().as_secs());
         match self.count().await {
             Some(0) => tracing::info!(

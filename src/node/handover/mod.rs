@@ -5,5 +5,7 @@ mod between;
 mod cut;
 mod drain;
 
-pub(super) use self::between::{Between, Means, Successor, groups_of, is_inbound};
-pub(super) use self::drain::{Drain, Event, What};
+pub(super) use self::between::{
+    Between, Means, Successor, groups_of, is_inbound, open_again, takers,
+};
+pub(super) use self::drain::{Drain, Event, GivenBack, What};

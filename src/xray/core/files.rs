@@ -79,28 +79,26 @@ impl InboundSocket {
             .collect()
     }
 
-    /// Gives it the name that clients know; whoever had that name keeps only the connections he has.
+    /// Gives it the name that clients know; whoever had that name keeps only the connections he has. It can
+    /// be had under its own name, too, so that this can be done again.
     pub(super) fn show(&self) -> Result<(), Error> {
-        match std::fs::rename(&self.own, &self.known) {
-            // It has it already.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result.map_err(|source| Error::Io {
-                path: self.known.clone(),
-                source,
-            }),
+        let mut fresh = self.own.clone().into_os_string();
+        fresh.push("~");
+        let fresh = PathBuf::from(fresh);
+        let fail = |source| Error::Io {
+            path: self.known.clone(),
+            source,
+        };
+        match std::fs::remove_file(&fresh) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail(error)),
+            _ => {}
         }
-    }
-
-    /// Keeps it within reach when its name goes to another one.
-    pub(super) fn keep(&self) -> Result<(), Error> {
-        match std::fs::hard_link(&self.known, &self.own) {
-            Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
-            // Nobody has that name, so it can't be lost.
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            result => result.map_err(|source| Error::Io {
-                path: self.own.clone(),
-                source,
-            }),
+        std::fs::hard_link(&self.own, &fresh).map_err(fail)?;
+        std::fs::rename(&fresh, &self.known).map_err(fail)?;
+        // Where it had that name already, both are the same file and nothing was renamed.
+        match std::fs::remove_file(&fresh) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(fail(error)),
+            _ => Ok(()),
         }
     }
 
@@ -160,7 +158,6 @@ mod tests {
             "it is in use"
         );
         for _ in 0..2 {
-            old.keep().unwrap();
             new.show().unwrap();
         }
         assert!(reaches(&new_listener));

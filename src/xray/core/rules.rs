@@ -5,7 +5,7 @@
 
 use serde_json::{Value, json};
 
-use super::{Core, Launcher};
+use super::{Address, Core, Launcher};
 use crate::xray::client::Error;
 use crate::xray::config::{self, Skeleton};
 
@@ -16,6 +16,15 @@ impl Launcher {
     /// [`Error::Refused`] with Xray's own words; [`Error::NoAnswer`] when nobody knows.
     pub async fn append_rules(&self, core: &Core, rules: &[Value]) -> Result<(), Error> {
         self.adrules(core, &["-append"], &Value::from(rules)).await
+    }
+
+    /// The same for whoever does not have the core.
+    ///
+    /// # Errors
+    /// As for appending.
+    pub async fn append_rules_at(&self, core: &Address, rules: &[Value]) -> Result<(), Error> {
+        let input = json!({ "routing": { "rules": rules } });
+        self.tell_at(core, "adrules", &["-append"], &input).await
     }
 
     /// Gives the core the rules of a skeleton and takes all others away, with all balancers.

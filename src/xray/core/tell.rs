@@ -16,6 +16,26 @@ const ANSWER_S: &str = "8";
 /// How long the whole translation may take; reading geo files is most of it.
 const DEADLINE: Duration = Duration::from_secs(12);
 
+/// Where a core can be told something.
+#[derive(Clone, Debug)]
+pub struct Address {
+    pid: i32,
+    socket: PathBuf,
+    binary: PathBuf,
+}
+
+impl Core {
+    /// Where it can be told something, also by somebody who does not have it.
+    #[must_use]
+    pub fn address(&self) -> Address {
+        Address {
+            pid: self.pid(),
+            socket: self.files.socket.clone(),
+            binary: self.record.binary.clone(),
+        }
+    }
+}
+
 impl Launcher {
     /// Makes the core do what a command of `xray api` makes of `input`.
     pub(super) async fn tell(
@@ -25,43 +45,52 @@ impl Launcher {
         flags: &[&str],
         input: &Value,
     ) -> Result<(), Error> {
+        let address = core.address();
+        tokio::select! {
+            biased;
+            _ = core.process.ended() => Err(Error::NoAnswer("the core has ended".to_owned())),
+            told = self.tell_at(&address, command, flags, input) => told,
+        }
+    }
+
+    pub(super) async fn tell_at(
+        &self,
+        core: &Address,
+        command: &str,
+        flags: &[&str],
+        input: &Value,
+    ) -> Result<(), Error> {
         let input = input.to_string();
-        let tool = Tool::new(&binary_of(core))
+        let tool = Tool::new(&core.binary())
             .args(["api", command])
-            .arg(format!("--server=unix:{}", core.files.socket.display()))
+            .arg(format!("--server=unix:{}", core.socket.display()))
             .arg(format!("--timeout={ANSWER_S}"))
             .args(flags)
             .arg("stdin:")
             .env("XRAY_LOCATION_ASSET", &self.assets)
             .run(input.as_bytes());
-        let run = async {
-            tokio::select! {
-                biased;
-                _ = core.process.ended() => Ok(None),
-                output = tool => output.map(Some),
-            }
-        };
-        match tokio::time::timeout(DEADLINE, run).await {
-            Ok(Ok(None)) => Err(Error::NoAnswer("the core has ended".to_owned())),
+        match tokio::time::timeout(DEADLINE, tool).await {
             Err(_) => Err(Error::NoAnswer(format!(
                 "nothing within {} s",
                 DEADLINE.as_secs()
             ))),
             Ok(Err(error)) => Err(Error::Refused(format!("xray does not run: {error}"))),
-            Ok(Ok(Some(output))) if output.status.success() => Ok(()),
-            Ok(Ok(Some(output))) => Err(failure(&output)),
+            Ok(Ok(output)) if output.status.success() => Ok(()),
+            Ok(Ok(output)) => Err(failure(&output)),
         }
     }
 }
 
-/// The file that the core was started from: the one on disk may be another version by now.
-fn binary_of(core: &Core) -> PathBuf {
-    let running = PathBuf::from(format!("/proc/{}/exe", core.pid()));
-    // A core with capabilities of its own does not show it.
-    if std::fs::metadata(&running).is_ok() {
-        running
-    } else {
-        core.record.binary.clone()
+impl Address {
+    /// The file that the core was started from: the one on disk may be another version by now.
+    fn binary(&self) -> PathBuf {
+        let running = PathBuf::from(format!("/proc/{}/exe", self.pid));
+        // A core with capabilities of its own does not show it.
+        if std::fs::metadata(&running).is_ok() {
+            running
+        } else {
+            self.binary.clone()
+        }
     }
 }
 

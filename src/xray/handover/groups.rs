@@ -7,10 +7,11 @@
 use std::collections::HashMap;
 use std::net::SocketAddr;
 
+use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
 /// The sockets on one address and port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct Group {
     /// Connections or datagrams.
     pub protocol: Protocol,
@@ -19,7 +20,7 @@ pub struct Group {
 }
 
 /// What comes in at a port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Protocol {
     /// Connections.
     Tcp,
@@ -28,8 +29,21 @@ pub enum Protocol {
 }
 
 /// The cores in each group, in the kernel's order.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "Vec<(Group, Vec<Uuid>)>", into = "Vec<(Group, Vec<Uuid>)>")]
 pub struct Groups(HashMap<Group, Vec<Uuid>>);
+
+impl From<Vec<(Group, Vec<Uuid>)>> for Groups {
+    fn from(groups: Vec<(Group, Vec<Uuid>)>) -> Self {
+        Self(groups.into_iter().collect())
+    }
+}
+
+impl From<Groups> for Vec<(Group, Vec<Uuid>)> {
+    fn from(groups: Groups) -> Self {
+        groups.0.into_iter().collect()
+    }
+}
 
 impl Groups {
     /// This core listens in these groups, and in no other: it joins those where it was not, and leaves
@@ -52,6 +66,27 @@ impl Groups {
     /// This core has ended.
     pub fn remove(&mut self, core: Uuid) {
         self.set(core, &[]);
+    }
+
+    /// No other cores than these are alive.
+    pub fn only(&mut self, alive: &[Uuid]) {
+        let gone: Vec<Uuid> = self
+            .0
+            .values()
+            .flatten()
+            .filter(|core| !alive.contains(core))
+            .copied()
+            .collect();
+        for core in gone {
+            self.remove(core);
+        }
+    }
+
+    /// How many cores are in a group.
+    #[must_use]
+    pub fn size(&self, group: &Group) -> u32 {
+        let cores = self.0.get(group).map_or(0, Vec::len);
+        u32::try_from(cores).unwrap_or(u32::MAX)
     }
 
     /// The place of a core's socket in a group.
@@ -121,6 +156,10 @@ mod tests {
         groups.remove(core(2));
         assert_eq!(groups.shared(core(1)), []);
         assert_eq!(groups.of(core(1)), [group(1)]);
+        let written = serde_json::to_string(&groups).unwrap();
+        assert_eq!(serde_json::from_str::<Groups>(&written).unwrap(), groups);
+        groups.only(&[core(7)]);
+        assert_eq!(groups, Groups::default());
     }
 
     /// The kernel's way, as an array for each port.

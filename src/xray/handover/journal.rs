@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 
 use serde::{Deserialize, Serialize};
 
+use super::groups::Groups;
 use super::inbounds::Leaving;
 use crate::disk;
 use crate::xray::record::Record;
@@ -26,8 +27,14 @@ pub struct Journal {
     pub next: Option<Record>,
     /// That one is ready, and new connections are about to go to it.
     pub flipping: bool,
+    /// Inbounds of the one that serves that it had to close for that.
+    #[serde(default)]
+    pub given_up: Vec<String>,
     /// The cores that keep what connections they have.
     pub draining: Vec<Drained>,
+    /// Which of them share a port, in the kernel's order.
+    #[serde(default)]
+    pub groups: Groups,
 }
 
 /// A core that drains.
@@ -48,7 +55,9 @@ impl Default for Journal {
             serving: None,
             next: None,
             flipping: false,
+            given_up: Vec::new(),
             draining: Vec::new(),
+            groups: Groups::default(),
         }
     }
 }

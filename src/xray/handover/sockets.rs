@@ -107,12 +107,15 @@ pub fn unix_connections(pid: i32, paths: &[PathBuf]) -> io::Result<usize> {
     Ok(connected.count())
 }
 
-/// Which of these processes has taken the connection that came from port `from` to port `to`.
+/// Which of these processes has taken the connection that came from `from` to port `to`.
 #[must_use]
-pub fn taker(pids: &[i32], from: u16, to: u16) -> Option<i32> {
+pub fn taker(pids: &[i32], from: SocketAddr, to: u16) -> Option<i32> {
     let table = table(*pids.first()?, "tcp").ok()?;
     let taken = table.iter().find(|socket| {
-        socket.inode != 0 && socket.local.port() == to && socket.peer.port() == from
+        socket.inode != 0
+            && socket.local.port() == to
+            && socket.peer.port() == from.port()
+            && socket.peer.ip().to_canonical() == from.ip().to_canonical()
     })?;
     let has_it = |pid: &&i32| {
         descriptors(**pid).is_ok_and(|descriptors| descriptors.contains_key(&taken.inode))
@@ -264,7 +267,7 @@ mod tests {
                 .is_empty()
         );
         let client = TcpStream::connect(here).unwrap();
-        let from = client.local_addr().unwrap().port();
+        let from = client.local_addr().unwrap();
         assert_eq!(
             taker(&[this()], from, tcp_port),
             None,
@@ -274,7 +277,9 @@ mod tests {
         assert_eq!(taker(&[1, this()], from, tcp_port), Some(this()));
         let seen = connections(this(), |port| port == tcp_port).unwrap();
         assert_eq!(seen.len(), 1);
-        assert_eq!(seen[0].peer.port(), from);
+        assert_eq!(seen[0].peer, from);
+        let neighbour = SocketAddr::new([127, 0, 0, 9].into(), from.port());
+        assert_eq!(taker(&[this()], neighbour, tcp_port), None, "the same port");
         assert!(open_files(this()).unwrap() > 3);
     }
 

@@ -35,6 +35,7 @@ fn phase_of(folder: &Path) -> Option<Phase> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_that_dies_in_any_phase_is_followed_by_one_that_ends_it() {
+    let _alone = ALONE.lock().await;
     let mut place = Place::new(&[]).await;
     let folder = place.node.folder().to_owned();
     let storm = Storm::begin(place.load(500, 200), None).await;
@@ -103,4 +104,57 @@ async fn a_daemon_that_dies_in_any_phase_is_followed_by_one_that_ends_it() {
     nobody_noticed(&outcome, &place.node);
     everything_is_billed_once(&place, &outcome).await;
     assert!(ends[0] > 0 && ends[2] > 0, "{ends:?}");
+}
+
+/// Where cores that drain keep their listeners, the next daemon has to know which of them is whose.
+#[tokio::test(flavor = "multi_thread")]
+async fn the_next_daemon_knows_the_order_of_those_that_share_a_port() {
+    let case = transports::vless_over_grpc();
+    let mut node = NodeProcess::start(NODE);
+    let mut panel = Panel::of(&node);
+    let echo = Echo::start().await;
+    let users = vec![users::user_with("7", &["in"], "")];
+    let config = |level: &str| json!({ "log": { "loglevel": level }, "inbounds": [case.inbound], "outbounds": [freedom()] });
+    panel.start(&config("warning"), &users).await.unwrap();
+    let [one, other] = [(); 2].map(|()| XrayClient::start(&case.outbound));
+    let first = Streams::hold(&one, &echo, 2).await;
+    panel.start(&config("error"), &users).await.unwrap();
+    let second = Streams::hold(&other, &echo, 2).await;
+    let middle = node.core();
+    panel.start(&config("info"), &users).await.unwrap();
+    let serving = node.core();
+    // The first of three leaves, and the last one takes its place.
+    assert_eq!(first.end().await.broken, 0);
+    drop(one);
+    eventually("the first one has drained", || async {
+        (node.draining() == [middle]).then_some(())
+    })
+    .await;
+    for dies in [false, true] {
+        if dies {
+            node.kill();
+            node.launch();
+            panel = Panel::of(&node);
+            assert!(panel.info().await.started);
+        }
+        let before = established(middle);
+        for _ in 0..10 {
+            let client = XrayClient::start(&case.outbound);
+            let streams = Streams::hold(&client, &echo, 1).await;
+            assert!(established(middle) <= before, "{}", story(&node));
+            assert_eq!(streams.end().await.broken, 0);
+        }
+    }
+    assert_eq!(node.core(), serving);
+    assert_eq!(second.end().await.broken, 0);
+}
+
+/// The number of sockets that a process has open.
+fn established(pid: i32) -> usize {
+    let files = std::fs::read_dir(format!("/proc/{pid}/fd")).unwrap();
+    let sockets = files.filter(|file| {
+        let target = std::fs::read_link(file.as_ref().unwrap().path()).unwrap_or_default();
+        target.to_string_lossy().starts_with("socket:")
+    });
+    sockets.count()
 }

@@ -68,6 +68,7 @@ async fn a_new_core_that_freezes_costs_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_core_that_dies_at_once_gives_everything_back() {
+    let _alone = ALONE.lock().await;
     let place = Place::new(&[]).await;
     let storm = Storm::begin(place.load(500, 200), None).await;
     let old = place.node.core();
@@ -100,6 +101,7 @@ async fn a_new_core_that_dies_at_once_gives_everything_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_core_that_dies_in_the_middle_leaves_the_new_one() {
+    let _alone = ALONE.lock().await;
     let place = with_a_trick("sleep 1", &[]).await;
     tricky::set(&place.node, true);
     let storm = Storm::begin(place.load(500, 0), None).await;
@@ -124,4 +126,99 @@ async fn an_old_core_that_dies_in_the_middle_leaves_the_new_one() {
         "everybody gets through again"
     );
     storm.end().await;
+}
+
+/// Where the old core has closed listeners already there is no way back to it: the new one is started again.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_steering_a_new_core_that_dies_at_once_is_started_again() {
+    let place = Place::new(&[("HANDOVER", "plain")]).await;
+    let mut config = place.config.clone();
+    config["log"]["loglevel"] = "error".into();
+    let new = place.hand_over(&config).await;
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    kill(Pid::from_raw(new), Signal::SIGKILL).unwrap();
+    eventually("somebody gets through", || async {
+        let address = place.echo.address;
+        vless::echo(place.port, id("0"), address, 8).await.ok()
+    })
+    .await;
+    assert_eq!(
+        said(&place.node, "serves again"),
+        0,
+        "{}",
+        story(&place.node)
+    );
+    place.hand_over(&place.config).await;
+}
+
+/// A user who was taken from the old core while it drained is not blocked when it serves again.
+#[tokio::test(flavor = "multi_thread")]
+async fn who_comes_back_to_an_old_core_that_serves_again_is_served() {
+    let place = Place::new(&[]).await;
+    let old = place.node.core();
+    let mut config = place.config.clone();
+    config["log"]["loglevel"] = "error".into();
+    let few = numbered(0..2, &["vless"]);
+    place.panel.start(&config, &few).await.unwrap();
+    let new = place.node.core();
+    // Removed and wanted again while the old core drains.
+    place.panel.sync_user(user("1", &[])).await.unwrap();
+    eventually("he is cut there, too", || async {
+        (said(&place.node, "removed users are cut") > 1).then_some(())
+    })
+    .await;
+    place.panel.sync_user(user("1", &["vless"])).await.unwrap();
+    kill(Pid::from_raw(new), Signal::SIGKILL).unwrap();
+    eventually("the old core serves", || async {
+        (said(&place.node, "serves again") == 1 && place.node.cores() == [old]).then_some(())
+    })
+    .await;
+    // Its users are put right before anything else is done.
+    place.panel.sync_user(user("2", &[])).await.unwrap();
+    let served = place.node.served_on("vless").await;
+    assert_eq!(served, BTreeSet::from(["0", "1"].map(str::to_owned)));
+    place.panel.sync_user(user("2", &["vless"])).await.unwrap();
+    for email in ["0", "1", "2"] {
+        let echo = vless::echo(place.port, id(email), place.echo.address, 8);
+        let echo = tokio::time::timeout(Duration::from_secs(5), echo).await;
+        echo.expect(email).unwrap();
+    }
+}
+
+/// A core that died is in no group of sockets any more: the next hand-over is steered like the first.
+#[tokio::test(flavor = "multi_thread")]
+async fn after_a_crash_and_a_stop_it_is_steered_as_before() {
+    let _alone = ALONE.lock().await;
+    let place = Place::new(&[]).await;
+    let mut config = place.config.clone();
+    for round in 0..2 {
+        config["log"]["loglevel"] = ["error", "info"][round].into();
+        place.hand_over(&config).await;
+        eventually("nobody drains", || async {
+            place.node.draining().is_empty().then_some(())
+        })
+        .await;
+        if round == 0 {
+            let core = place.node.core();
+            kill(Pid::from_raw(core), Signal::SIGKILL).unwrap();
+            eventually("another core", || async {
+                let cores = place.node.cores();
+                let another = cores.len() == 1 && !cores.contains(&core);
+                (another && place.panel.info().await.started).then_some(())
+            })
+            .await;
+        } else {
+            place.panel.stop().await.unwrap();
+            place.start(&config).await;
+        }
+    }
+    let storm = Storm::begin(place.load(500, 100), None).await;
+    place.hand_over(&place.config).await;
+    nobody_noticed(&storm.end().await, &place.node);
+    assert_eq!(
+        said(&place.node, "form=\"steered\""),
+        3,
+        "{}",
+        story(&place.node)
+    );
 }

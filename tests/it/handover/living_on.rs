@@ -265,3 +265,78 @@ async fn a_socket_without_a_file_goes_to_the_new_core_or_back() {
     assert_ne!(node.core(), old);
     assert!(reaches().await.is_some(), "{}", story(&node));
 }
+
+/// Removals that come one by one, or all at once, hold nothing up: not the other changes, not the stop.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_stop_does_not_wait_for_removed_users() {
+    let users = times(5_000, 20_000);
+    let mut place = Place::with(NodeProcess::start(NODE), users).await;
+    let mut config = place.config.clone();
+    config["log"]["loglevel"] = "error".into();
+    let few = numbered(0..10, &["vless"]);
+    place.panel.start(&config, &few).await.unwrap();
+    let began = Instant::now();
+    assert!(place.node.stop().success());
+    assert!(
+        began.elapsed() < Duration::from_secs(8),
+        "{:?}",
+        began.elapsed()
+    );
+    assert_eq!(place.node.cores(), Vec::<i32>::new());
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn users_who_are_removed_one_by_one_are_cut_in_every_core_that_drains() {
+    let mut place = Place::with(NodeProcess::start(NODE), 6).await;
+    let connect = |number: usize| {
+        let (at, target) = (storm::loopback(place.port), place.echo.address);
+        async move {
+            let from = Ipv4Addr::new(127, 0, 4, u8::try_from(number + 1).unwrap());
+            let email = number.to_string();
+            let mut stream = vless::connect_through(from, at, id(&email), target)
+                .await
+                .unwrap();
+            stream.write_all(b"x").await.unwrap();
+            stream.read_exact(&mut [0; 3]).await.unwrap();
+            stream
+        }
+    };
+    // Four in the first core, two in the second.
+    let mut streams = Vec::new();
+    for number in 0..4 {
+        streams.push(connect(number).await);
+    }
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    let steps = changes(&place.config);
+    place.hand_over(&steps[0].1).await;
+    for number in 4..6 {
+        streams.push(connect(number).await);
+    }
+    tokio::time::sleep(Duration::from_millis(1200)).await;
+    // One goes with the hand-over itself.
+    let mut left = numbered(0..6, &["vless"]);
+    left.remove(0);
+    place.panel.start(&steps[1].1, &left).await.unwrap();
+    for number in [1, 4] {
+        place
+            .panel
+            .sync_user(user(&number.to_string(), &[]))
+            .await
+            .unwrap();
+    }
+    // And one while the daemon is replaced.
+    place.panel.sync_user(user("2", &[])).await.unwrap();
+    place.node.kill();
+    place.node.launch();
+    for (number, stream) in streams.iter_mut().enumerate() {
+        let read = tokio::time::timeout(Duration::from_secs(4), stream.read(&mut [0])).await;
+        if [0, 1, 2, 4].contains(&number) {
+            let read = read.unwrap_or_else(|_| panic!("{number} is cut: {}", story(&place.node)));
+            assert!(read.is_err() || read.unwrap() == 0, "{number}");
+        } else {
+            assert!(read.is_err(), "{number} is not: {read:?}");
+            stream.write_all(b"x").await.unwrap();
+            stream.read_exact(&mut [0]).await.unwrap();
+        }
+    }
+}

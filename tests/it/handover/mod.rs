@@ -31,6 +31,9 @@ use crate::support::{
 };
 use crate::transports::{self, Case};
 
+/// Whoever makes a thousand connections a second does it alone.
+static ALONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// A node with one inbound that everybody uses.
 struct Place {
     node: NodeProcess,

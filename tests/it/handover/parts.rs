@@ -11,6 +11,7 @@ fn other_xray() -> Option<PathBuf> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_version_takes_over_and_one_that_does_not_run_does_not() {
+    let _alone = ALONE.lock().await;
     let mut node = NodeProcess::prepare(NODE, &[]);
     node.unset("XRAY_EXECUTABLE_PATH");
     let env = node.folder().join(".env");
@@ -72,6 +73,7 @@ async fn another_version_takes_over_and_one_that_does_not_run_does_not() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_panels_restart_of_the_core_cuts_nobody() {
+    let _alone = ALONE.lock().await;
     let place = Place::new(&[]).await;
     let storm = Storm::begin(place.load(500, 100), None).await;
     let before = place.node.core();
@@ -93,6 +95,7 @@ async fn the_panels_restart_of_the_core_cuts_nobody() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_core_with_too_much_memory_makes_way_for_a_fresh_one() {
+    let _alone = ALONE.lock().await;
     let place = Place::new(&[("CORE_MEMORY_LIMIT", "64MiB")]).await;
     let first = place.node.core();
     let environment = std::fs::read(format!("/proc/{first}/environ")).unwrap();

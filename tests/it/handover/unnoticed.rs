@@ -4,6 +4,7 @@ use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_changes_nobody_notices() {
+    let _alone = ALONE.lock().await;
     let place = Place::new(&[]).await;
     let storm = Storm::begin(place.load(1000, 300), None).await;
     let first = place.node.core();
@@ -40,6 +41,7 @@ fn far() -> Option<Arc<Distance>> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn whatever_changes_nobody_far_away_notices() {
+    let _alone = ALONE.lock().await;
     let Some(far) = far() else { return };
     let place = Place::new(&[]).await;
     for _ in 0..times(1, 3) {
@@ -85,6 +87,7 @@ impl Drop for Sysctl {
 /// The negative control: the same without steering. And what helps there.
 #[tokio::test(flavor = "multi_thread")]
 async fn without_steering_those_who_are_far_away_notice() {
+    let _alone = ALONE.lock().await;
     const MIGRATE: &str = "/proc/sys/net/ipv4/tcp_migrate_req";
 
     let Some(far) = far() else { return };
@@ -115,6 +118,7 @@ async fn without_steering_those_who_are_far_away_notice() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn three_in_five_seconds_with_many_users() {
+    let _alone = ALONE.lock().await;
     let users = times(10_000, 100_000);
     let place = Place::with(NodeProcess::start(NODE), users).await;
     let storm = Storm::begin(place.load(1000, 300), None).await;
@@ -135,6 +139,7 @@ async fn three_in_five_seconds_with_many_users() {
 /// With a core that has capabilities of its own nobody but root may trace it: its sockets can't be steered.
 #[tokio::test(flavor = "multi_thread")]
 async fn where_the_kernel_lends_no_socket_the_plain_form_is_taken() {
+    let _alone = ALONE.lock().await;
     if !nix::unistd::geteuid().is_root() {
         assert!(std::env::var_os("CI").is_none(), "this test needs root");
         println!("SKIPPED: it needs root");
@@ -168,4 +173,55 @@ async fn where_the_kernel_lends_no_socket_the_plain_form_is_taken() {
     assert_eq!(outcome.ended, 0, "{outcome:?}");
     // On the way to the old core's listener when that closed.
     assert!(outcome.failed <= 2, "{outcome:?}");
+}
+
+/// Xray listens on `[::]` for all addresses; on a machine without IPv6 that is reached by IPv4.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_machine_without_ipv6_is_steered_like_any_other() {
+    let mut node = NodeProcess::prepare(NODE, &[]);
+    let wrapper = node.folder().join("raynode");
+    let script = format!(
+        "#!/bin/sh\nexec unshare -n sh -c 'ip link set lo up && echo 1 > /proc/sys/net/ipv6/conf/all/disable_ipv6 && exec {NODE} \"$@\"' sh \"$@\"\n"
+    );
+    tricky::write_script(&wrapper, &script);
+    if !nix::unistd::geteuid().is_root() {
+        assert!(std::env::var_os("CI").is_none(), "this test needs root");
+        println!("SKIPPED: it needs root");
+        return;
+    }
+    node.be(&wrapper);
+    node.launch_inside();
+    let inside = std::path::PathBuf::from(format!("/proc/{}/ns/net", node.pid()));
+    let (config, key, port) = (config(ports::free()), node.api_key, node.port);
+    let mut other = config.clone();
+    other["log"]["loglevel"] = "error".into();
+    for config in [config, other] {
+        let body = json!({ "config": config.to_string(), "users": [] }).to_string();
+        let answer = std::process::Command::new("nsenter")
+            .arg(format!("--net={}", inside.display()))
+            .args([
+                "curl",
+                "-sk",
+                "-o",
+                "/dev/null",
+                "-w",
+                "%{http_code}",
+                "-H",
+                &format!("x-api-key: {key}"),
+                "-H",
+                "content-type: application/json",
+            ])
+            .args([
+                "-X",
+                "POST",
+                "-d",
+                &body,
+                &format!("https://127.0.0.1:{port}/start"),
+            ])
+            .output()
+            .unwrap();
+        let text = String::from_utf8_lossy(&answer.stdout).into_owned();
+        assert_eq!(text, "200");
+    }
+    assert_eq!(said(&node, "form=\"steered\""), 1, "{}", story(&node));
 }
