@@ -358,12 +358,10 @@ async fn follow_settings(mut hangups: Signal, node: Node) {
                 node.set_stop_grace(settings.stop_grace);
                 telemetry::set_level(settings.log_level);
                 tracing::info!(
-                    "took over LOG_LEVEL, STOP_GRACE, HANDOVER, DRAIN_TIMEOUT and what the core is made of (XRAY_EXECUTABLE_PATH, CORE_MEMORY_LIMIT, HYSTERIA_IDLE_TIMEOUT); other settings change with a restart"
+                    "read LOG_LEVEL, STOP_GRACE, HANDOVER, DRAIN_TIMEOUT, XRAY_EXECUTABLE_PATH, CORE_MEMORY_LIMIT and HYSTERIA_IDLE_TIMEOUT anew; other settings change with a restart"
                 );
-                match node.renew(settings.core.parts(), settings.handover).await {
-                    Ok(()) | Err(crate::node::Error::ShuttingDown) => {}
-                    Err(error) => tracing::error!(%error, "the core stays as it is"),
-                }
+                // What becomes of it, and why not, is said where it is done.
+                drop(node.renew(settings.core.parts(), settings.handover).await);
             }
             Err(mistakes) => {
                 tracing::error!(%mistakes, "the settings were not taken over, the old ones stay");

@@ -23,7 +23,7 @@ use crate::xray::leftover;
 use crate::xray::record::Record;
 use crate::xray::version::Version;
 
-/// How long a core beside the one that serves may take to answer.
+/// How long a core that was about to serve may take to answer.
 const ANSWERS: Duration = Duration::from_secs(2);
 
 /// What a new daemon begins with.
@@ -168,7 +168,7 @@ impl Finding<'_> {
                 continue;
             }
             self.harvester.ledger().adopt(record.id);
-            match self.launcher.adopt(record, logs, ANSWERS).await {
+            match self.launcher.adopt(record, logs, ADOPTION_PATIENCE).await {
                 Ok(core) => self.draining.push((core, drained)),
                 Err(NotAdopted::Ended) => {}
                 Err(error) => {

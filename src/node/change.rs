@@ -9,8 +9,8 @@ use super::Error;
 use super::plan::Desired;
 use super::user::Users;
 use crate::xray::config::Rule;
-use crate::xray::core::Parts;
 use crate::xray::handover::Policy;
+use crate::xray::parts::Parts;
 
 /// One change.
 pub(super) enum Change {

@@ -20,19 +20,23 @@
 //! also when its caller has gone: so a repeat of a change that is under way finds it done. What
 //! everybody may read is published as a [`State`] with every step; readers never wait for a change.
 
+mod beside;
 mod control;
 mod death;
+mod draining;
 mod handover;
 mod ladder;
 mod memory;
+mod way_back;
 
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio_util::sync::CancellationToken;
 
-use self::handover::{Beside, EVENTS};
+use self::beside::{Beside, EVENTS};
 use self::memory::MemoryGuard;
 use super::Error;
 use super::applied::Applied;
@@ -157,9 +161,7 @@ impl Driver {
             generation: 0,
         };
         driver.last_good.forget_next();
-        driver.go_on_draining(found.draining, &found.gone);
-        driver.know_its_ports();
-        driver.find_the_one_that_serves().await;
+        driver.go_on_draining(found.draining, &found.gone).await;
         driver.publish();
         driver
     }
@@ -176,7 +178,7 @@ impl Driver {
                 biased;
                 () = leave.stop.cancelled() => break,
                 () = leave.detach.cancelled() => break,
-                Some(event) = self.from_drains.recv() => self.on_drain(event),
+                Some(event) = self.from_drains.recv() => self.on_drain(event).await,
                 event = self.phase.event() => tokio::select! {
                     biased;
                     () = leave.stop.cancelled() => break,
@@ -227,13 +229,23 @@ impl Driver {
         }
         self.session = None;
         self.stop_core().await;
-        // A change that was cut off may have had a core in its hands.
-        if let Some(record) = Record::read(&self.launcher.runtime_dir) {
-            boot::farewell(&record, &self.harvester).await;
-        }
+        // A change that was cut off may have had cores in its hands.
+        let folder = &self.launcher.runtime_dir;
+        let known = Record::read(folder)
+            .into_iter()
+            .chain(Journal::read(folder).records());
+        let mut left: Vec<Record> = known
+            .filter(|record| leftover::is_core_of(folder, record.process))
+            .collect();
+        left.dedup_by_key(|record| record.id);
+        join_all(
+            left.iter()
+                .map(|record| boot::farewell(record, &self.harvester)),
+        )
+        .await;
         leftover::end(&self.launcher.runtime_dir, &[]).await;
         self.beside.journal = Journal::default();
-        self.write_journal();
+        self.write_journal().await;
     }
 
     async fn apply(&mut self, change: Change) -> Outcome {
@@ -358,13 +370,13 @@ impl Driver {
         self.publish();
     }
 
-    fn serve(&mut self, core: Core, mut applied: Applied) {
+    async fn serve(&mut self, core: Core, mut applied: Applied) {
         applied.doubtful = false;
         let keep_alive = self.keep_alive;
         tokio::task::block_in_place(|| self.last_good.save(core.id(), &applied, keep_alive));
         self.phase = Phase::Serving { core, applied };
         self.harvester.only(self.alive());
-        self.know_its_ports();
+        self.tell_who_serves().await;
         self.publish();
     }
 
@@ -392,10 +404,16 @@ impl Driver {
         self.endurance = Endurance::default();
         let phase = std::mem::replace(&mut self.phase, Phase::Idle);
         self.publish();
-        self.end_drains("the node stops").await;
-        if let Phase::Serving { core, .. } = phase {
-            self.end(core).await;
-        }
+        let drains = std::mem::take(&mut self.beside.drains);
+        let end_drains = join_all(drains.iter().map(|drain| drain.end("the node stops")));
+        let end = async {
+            if let Phase::Serving { core, .. } = phase {
+                self.end(core).await;
+            }
+        };
+        tokio::join!(end_drains, end);
+        self.beside.before = None;
+        self.write_journal().await;
         self.publish();
     }
 

@@ -50,8 +50,10 @@ use crate::usage::Policy;
 use crate::usage::harvest::Harvester;
 use crate::usage::ledger::{self, Ledger};
 use crate::xray::config::{self, Rule, Skeleton};
-use crate::xray::core::{self, Launcher, Parts};
+use crate::xray::core::{self, Launcher};
 use crate::xray::handover as cores;
+use crate::xray::leftover;
+use crate::xray::parts::Parts;
 
 /// How many changes may wait for their turn.
 const QUEUE: usize = 64;
@@ -200,6 +202,7 @@ pub struct Running {
     leave: Leave,
     harvesting: JoinSet<()>,
     ledger: Ledger,
+    launcher: Arc<Launcher>,
 }
 
 impl Running {
@@ -214,8 +217,10 @@ impl Running {
     /// Stops the core and waits until it is gone.
     pub async fn stop(mut self) {
         self.leave.stop.cancel();
-        self.wait(STOP_DEADLINE, "the core did not stop in time")
-            .await;
+        if !self.wait(STOP_DEADLINE).await {
+            tracing::error!("the cores did not stop in time, killing them");
+            leftover::kill_all(&self.launcher.runtime_dir);
+        }
         self.put_down().await;
     }
 
@@ -242,14 +247,18 @@ impl Running {
         self.put_down().await;
     }
 
-    async fn wait(&mut self, patience: Duration, late: &str) {
+    /// Whether it has ended by then.
+    async fn wait(&mut self, patience: Duration) -> bool {
         if self.task.is_finished() {
-            return;
+            return true;
         }
         match tokio::time::timeout(patience, &mut self.task).await {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(%error, "the driver ended badly"),
-            Err(_) => tracing::error!("{late}"),
+            Ok(Ok(())) => true,
+            Ok(Err(error)) => {
+                tracing::error!(%error, "the driver ended badly");
+                true
+            }
+            Err(_) => false,
         }
     }
 }
@@ -302,6 +311,7 @@ impl Node {
             harvester,
         };
         let running = Running {
+            launcher: Arc::clone(&node.launcher),
             task,
             leave,
             harvesting,

@@ -236,11 +236,17 @@ impl Roster {
         inbound.users.insert(email.clone(), account);
     }
 
-    /// Notes that the core has the user on no inbound any more.
-    pub(super) fn forget(&mut self, email: &Email) {
-        let tags: Vec<Arc<str>> = self.inbounds.keys().cloned().collect();
+    /// Notes that nobody knows whether the core still has the user.
+    pub(super) fn doubt(&mut self, email: &Email) {
+        let has = |(_, inbound): &(&Arc<str>, &InboundUsers)| inbound.users.contains_key(email);
+        let tags: Vec<Arc<str>> = self
+            .inbounds
+            .iter()
+            .filter(has)
+            .map(|(tag, _)| Arc::clone(tag))
+            .collect();
         for tag in tags {
-            self.take(&tag, email);
+            self.put(&tag, email, None);
         }
     }
 

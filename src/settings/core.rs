@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::parse::{self, Reader};
 use super::source::Source;
 use crate::host;
-use crate::xray::core::Parts;
+use crate::xray::parts::Parts;
 
 const SECOND: Duration = Duration::from_secs(1);
 

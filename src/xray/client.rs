@@ -38,6 +38,8 @@ pub use self::routing::{Balancer, Connection, ListedRule, Network, Route};
 const MAX_REPLY: usize = 256 << 20;
 /// How long a core may take to change one user.
 const ALTER_DEADLINE: Duration = Duration::from_secs(4);
+/// Xray's words for "no such inbound", when one is to be removed; its code says nothing.
+const NO_INBOUND: &str = "not enough information for making a decision";
 /// How long a core may take to close a listener.
 const CLOSE_DEADLINE: Duration = Duration::from_secs(2);
 /// How long a core may take to read its counters.
@@ -203,9 +205,12 @@ impl Client {
             tag: tag.to_owned(),
         };
         let request = within(CLOSE_DEADLINE, request);
-        bounded(CLOSE_DEADLINE, self.handler().remove_inbound(request))
-            .await
-            .map(drop)
+        let closed = bounded(CLOSE_DEADLINE, self.handler().remove_inbound(request)).await;
+        match closed {
+            Ok(_) => Ok(()),
+            Err(Error::Refused(text)) if text.contains(NO_INBOUND) => Err(Error::NotFound(text)),
+            Err(error) => Err(error),
+        }
     }
 
     async fn alter(&self, tag: &str, r#type: &str, value: Vec<u8>) -> Result<(), Error> {

@@ -6,7 +6,6 @@ mod files;
 mod inbounds;
 mod launcher;
 mod output;
-mod parts;
 mod rules;
 mod tell;
 mod tool;
@@ -22,12 +21,12 @@ pub use self::adopt::{NotAdopted, PATIENCE as ADOPTION_PATIENCE};
 pub use self::coming::Coming;
 pub use self::files::InboundSocket;
 pub use self::launcher::Launcher;
-pub use self::parts::Parts;
 pub use self::tell::Address;
 
-pub(in crate::xray) use self::files::Files;
+use self::files::Files;
 use self::output::Tail;
 use super::client::Client;
+use super::parts::Parts;
 use super::process::{Killer, Process};
 use super::record::Record;
 use super::version::Version;
@@ -68,6 +67,14 @@ pub enum Error {
     NotReady {
         /// How long it was waited for.
         patience: Duration,
+        /// Its last lines.
+        tail: String,
+    },
+    /// The process lives, and an inbound has no port: somebody else has it.
+    #[error("xray does not listen for inbound {inbounds}; recent xray logs:\n{tail}")]
+    DoesNotListen {
+        /// Which inbounds, and on which ports.
+        inbounds: String,
         /// Its last lines.
         tail: String,
     },

@@ -81,12 +81,9 @@ pub fn kill(runtime_dir: &Path, process: Identity) {
 fn cores_of(runtime_dir: &Path) -> Vec<Pid> {
     let mut cores = marked(&mark(runtime_dir));
     let journal = Journal::read(runtime_dir);
-    let drained = journal.draining.into_iter().map(|drained| drained.record);
     let named = Record::read(runtime_dir)
         .into_iter()
-        .chain(journal.serving)
-        .chain(journal.next)
-        .chain(drained);
+        .chain(journal.records());
     cores.extend(
         named
             .filter(|record| is_core_of(runtime_dir, record.process))

@@ -7,6 +7,7 @@ pub mod core;
 pub mod handover;
 pub mod leftover;
 pub mod logs;
+pub mod parts;
 pub mod process;
 pub mod record;
 pub mod version;

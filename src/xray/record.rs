@@ -7,7 +7,7 @@ use std::time::{Duration, Instant, SystemTime};
 use serde::{Deserialize, Serialize};
 use uuid::Uuid;
 
-use super::core::{Files, InboundSocket, Parts};
+use super::parts::Parts;
 use super::process::Identity;
 use super::version::Version;
 use crate::disk;
@@ -41,19 +41,24 @@ pub struct Record {
 }
 
 impl Record {
-    pub(super) fn new(process: Identity, parts: &Parts, version: Version, files: &Files) -> Self {
-        let known = files.inbound_sockets.iter();
+    pub(super) fn new(
+        (id, process): (Uuid, Identity),
+        parts: &Parts,
+        version: Version,
+        (socket, fifo): (&Path, &Path),
+        inbound_sockets: Vec<PathBuf>,
+    ) -> Self {
         Self {
             format: FORMAT,
-            id: files.core,
+            id,
             process,
             binary: parts.binary.clone(),
             version: version.to_string(),
-            socket: files.socket.clone(),
-            fifo: files.fifo.clone(),
+            socket: socket.to_owned(),
+            fifo: fifo.to_owned(),
             ready: None,
             parts: Some(parts.clone()),
-            inbound_sockets: known.map(|socket| socket.known.clone()).collect(),
+            inbound_sockets,
         }
     }
 
@@ -63,16 +68,9 @@ impl Record {
         self.parts.as_ref()
     }
 
-    /// What it has in the file system.
-    pub(super) fn files(&self, runtime_dir: &Path) -> Files {
-        let known = self.inbound_sockets.iter().map(PathBuf::as_path);
-        Files {
-            core: self.id,
-            runtime_dir: runtime_dir.to_owned(),
-            socket: self.socket.clone(),
-            fifo: self.fifo.clone(),
-            inbound_sockets: InboundSocket::of(self.id, known),
-        }
+    /// The unix sockets that clients know and that its inbounds listen behind.
+    pub(super) fn inbound_sockets(&self) -> impl Iterator<Item = &Path> {
+        self.inbound_sockets.iter().map(PathBuf::as_path)
     }
 
     pub(super) fn now_ready(mut self) -> Self {
@@ -144,19 +142,14 @@ fn path(runtime_dir: &Path) -> PathBuf {
 impl Record {
     /// Of a core that never was.
     pub(super) fn of_a_test() -> Self {
-        let files = Files {
-            core: Uuid::new_v4(),
-            runtime_dir: PathBuf::from("/run/r"),
-            socket: PathBuf::from("/run/r/a.sock"),
-            fifo: PathBuf::from("/run/r/a.log"),
-            inbound_sockets: InboundSocket::of(
-                Uuid::nil(),
-                [Path::new("/run/in.sock")].into_iter(),
-            ),
-        };
         let process = Identity { pid: 7, started: 8 };
-        let parts = Parts::new(PathBuf::from("/xray"));
-        Self::new(process, &parts, Version::new(26, 3, 27), &files)
+        Self::new(
+            (Uuid::new_v4(), process),
+            &Parts::new(PathBuf::from("/xray")),
+            Version::new(26, 3, 27),
+            (Path::new("/run/r/a.sock"), Path::new("/run/r/a.log")),
+            vec![PathBuf::from("/run/in.sock")],
+        )
     }
 }
 

@@ -62,7 +62,7 @@ async fn a_hangup_takes_over_what_can_change() {
     std::fs::write(&file, "STOP_GRACE=1h\nLOG_LEVEL=debug\n").unwrap();
     node.signal(Signal::SIGHUP);
     eventually("it is taken over", || async {
-        node.log().contains("took over LOG_LEVEL").then_some(())
+        node.log().contains("read LOG_LEVEL").then_some(())
     })
     .await;
     panel.start(&config, &[]).await.unwrap();

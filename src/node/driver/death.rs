@@ -26,7 +26,7 @@ impl Driver {
             }
             CoreEvent::RetryDue => match applied.launch(&self.launcher, READY_DEADLINE).await {
                 Ok(core) => {
-                    return self.serve(core, applied);
+                    return self.serve(core, applied).await;
                 }
                 Err(error) => {
                     tracing::error!(%error, "the core can't be started again");

@@ -90,7 +90,7 @@ impl Driver {
         if !is_the_same {
             self.endurance = Endurance::default();
         }
-        self.serve(core, applied);
+        self.serve(core, applied).await;
         Ok(())
     }
 
@@ -134,7 +134,7 @@ impl Driver {
             Ok(core) => {
                 self.cut(&before.roster.gone_in(&applied.roster));
                 self.endurance.replaced(before, ran);
-                self.serve(core, applied);
+                self.serve(core, applied).await;
                 return Ok(());
             }
             Err(failure) => Error::from(failure),
@@ -143,7 +143,7 @@ impl Driver {
         self.setbacks
             .note(tried, failure.to_string(), Instant::now());
         match before.launch(&self.launcher, READY_DEADLINE).await {
-            Ok(core) => self.serve(core, before),
+            Ok(core) => self.serve(core, before).await,
             Err(error) => {
                 tracing::error!(%error, "the last configuration does not start either");
                 self.come_back_now(before);
@@ -173,7 +173,7 @@ impl Driver {
         };
         match applied.launch(&self.launcher, READY_DEADLINE).await {
             Ok(core) => {
-                self.serve(core, applied);
+                self.serve(core, applied).await;
                 Ok(())
             }
             Err(failure) => {

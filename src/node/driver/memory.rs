@@ -11,13 +11,16 @@ const LOOK: Duration = Duration::from_secs(5);
 const LOOKS: u32 = 3;
 /// What does not help is not done again for so long.
 const AGAIN: Duration = Duration::from_secs(3600);
+/// What did not come off is tried again after so long.
+const TRIED: Duration = Duration::from_secs(300);
 
 /// What was seen of the core's memory.
 #[derive(Debug, Default)]
 pub(super) struct MemoryGuard {
     looked: Option<Instant>,
     above: u32,
-    handed_over: Option<Instant>,
+    /// Not before then again.
+    rests_until: Option<Instant>,
 }
 
 impl MemoryGuard {
@@ -39,9 +42,7 @@ impl MemoryGuard {
             return false;
         }
         self.above += 1;
-        let lately = self
-            .handed_over
-            .is_some_and(|at| now.saturating_duration_since(at) < AGAIN);
+        let lately = self.rests_until.is_some_and(|until| now < until);
         if self.above == LOOKS {
             tracing::warn!(
                 memory_mib = bytes >> 20,
@@ -54,7 +55,7 @@ impl MemoryGuard {
             return false;
         }
         self.above = 0;
-        self.handed_over = Some(now);
+        self.rests_until = now.checked_add(TRIED);
         true
     }
 }
@@ -80,8 +81,9 @@ impl Driver {
             tracing::warn!(why, "no fresh core can be started beside it, so it goes on");
             return;
         }
-        if let Err(error) = self.renew("it takes too much memory").await {
-            tracing::error!(%error, "the core goes on with the memory that it has");
+        match self.renew("it takes too much memory").await {
+            Ok(()) => self.memory_guard.rests_until = now.checked_add(AGAIN),
+            Err(error) => tracing::error!(%error, "the core goes on with the memory that it has"),
         }
     }
 }
@@ -108,6 +110,8 @@ mod tests {
             "it gave it back"
         );
         assert_eq!(looks(&mut guard, &[11, 12, 11], now), [false, false, true]);
+        assert_eq!(looks(&mut guard, &[11; 9], now + TRIED / 2), [false; 9]);
+        guard.rests_until = Some(now + AGAIN);
         assert_eq!(looks(&mut guard, &[11; 9], now + AGAIN / 2), [false; 9]);
         assert!(guard.sees(11, 10, now + AGAIN));
     }

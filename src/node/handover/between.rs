@@ -1,12 +1,10 @@
 //! The steps of a hand-over between two real cores.
 
-use std::collections::{BTreeSet, HashSet};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use futures_util::future::join_all;
-use tokio::net::TcpStream;
+use super::ports::{Sockets, listens, takers};
 
 use crate::node::Error;
 use crate::node::applied::Applied;
@@ -17,24 +15,14 @@ use crate::xray::client;
 use crate::xray::config::{Endpoint, Place};
 use crate::xray::core::{self, Coming, Core, InboundSocket, Launcher};
 use crate::xray::handover::Mode;
-use crate::xray::handover::groups::{Group, Groups, Protocol};
+use crate::xray::handover::groups::{Group, Groups};
 use crate::xray::handover::inbounds::{Leaving, Listening};
 use crate::xray::handover::journal::{Drained, Journal};
 use crate::xray::handover::procedure::{Noted, Side, World};
-use crate::xray::handover::sockets::{self, Listener};
-use crate::xray::handover::steering::Lender;
 
 /// How long a new core may take to be ready: so long, and so long for every thousand users.
 const PATIENCE: Duration = Duration::from_secs(5);
 const PATIENCE_PER_THOUSAND: Duration = Duration::from_millis(50);
-/// How often its sockets are looked at while it opens them.
-const LOOK: Duration = Duration::from_millis(5);
-/// A core whose sockets have not changed for so long has opened what it opens.
-const STILL: Duration = Duration::from_secs(2);
-/// How long a core that listens may take to accept a connection of ours.
-const ACCEPTS: Duration = Duration::from_secs(1);
-/// So many ports are tried by a connection; those of a range are all alike.
-const TRIED: usize = 64;
 
 /// What a hand-over is made with, besides the two cores.
 pub(in crate::node) struct Means<'a> {
@@ -70,66 +58,6 @@ pub(in crate::node) struct Between<'a> {
     /// Where the new one gets whatever comes in.
     steered: BTreeSet<Group>,
     leaving: Leaving,
-}
-
-/// Where a core listens, and how its sockets can be had; nothing where nobody may look.
-#[derive(Default)]
-struct Sockets {
-    lender: Option<Lender>,
-    listeners: Vec<Listener>,
-}
-
-impl Sockets {
-    /// Those of a core with these inbounds.
-    fn of(pid: i32, inbounds: &[Endpoint]) -> Self {
-        let listeners = match sockets::listeners(pid, |port| is_inbound(inbounds, port)) {
-            Ok(mut listeners) => {
-                listeners.retain(|listener| is_inbound(inbounds, listener.group.address.port()));
-                listeners
-            }
-            Err(error) => {
-                tracing::warn!(pid, %error, "nobody may see where this core listens");
-                Vec::new()
-            }
-        };
-        Self {
-            lender: Lender::new(pid).ok(),
-            listeners,
-        }
-    }
-
-    fn groups(&self) -> Vec<Group> {
-        let mut groups: Vec<Group> = self.listeners.iter().map(|one| one.group).collect();
-        groups.dedup();
-        groups
-    }
-
-    /// The one socket in a group. Of two, nobody knows which place is whose.
-    fn only(&self, group: &Group) -> Option<&Listener> {
-        let mut same = self.listeners.iter().filter(|one| one.group == *group);
-        let first = same.next();
-        same.next().is_none().then_some(first)?
-    }
-}
-
-/// The groups that a process listens in on these ports; none where nobody may look.
-pub(in crate::node) fn groups_of(pid: i32, is_inbound: impl Fn(u16) -> bool) -> Vec<Group> {
-    let listeners = sockets::listeners(pid, &is_inbound).unwrap_or_default();
-    let mut groups: Vec<Group> = listeners
-        .iter()
-        .map(|listener| listener.group)
-        .filter(|group| is_inbound(group.address.port()))
-        .collect();
-    groups.dedup();
-    groups
-}
-
-/// Whether one of these inbounds listens on a port.
-pub(in crate::node) fn is_inbound(inbounds: &[Endpoint], port: u16) -> bool {
-    inbounds.iter().any(|inbound| match &inbound.place {
-        Place::Ports(ports) => ports.is_empty() || ports.iter().any(|range| range.contains(&port)),
-        Place::Path(_) | Place::Abstract(_) | Place::Nowhere => false,
-    })
 }
 
 impl<'a> Between<'a> {
@@ -230,9 +158,7 @@ impl<'a> Between<'a> {
             PATIENCE + PATIENCE_PER_THOUSAND.saturating_mul(thousands) + 3 * self.new.tried;
         let deadline = Instant::now() + patience;
         coming.ready(patience).await?;
-        if !listens(coming, &inbounds, deadline).await? {
-            return Err(coming.not_ready(patience).await.into());
-        }
+        listens(coming, &inbounds, deadline).await?;
         let Some(coming) = self.coming.take() else {
             return Err(Error::ShuttingDown);
         };
@@ -297,41 +223,6 @@ impl<'a> Between<'a> {
         }
         Ok(())
     }
-}
-
-/// Which of these processes takes a connection of ours to each of these groups, by those that can be tried;
-/// `None` where nobody takes it.
-pub(in crate::node) async fn takers(groups: Vec<Group>, pids: &[i32]) -> Vec<(Group, Option<i32>)> {
-    let tried = groups
-        .into_iter()
-        .filter(|group| group.protocol == Protocol::Tcp)
-        .take(TRIED);
-    let connections = join_all(tried.map(connect)).await;
-    let mut open: Vec<_> = connections.into_iter().flatten().collect();
-    let mut found = Vec::new();
-    let deadline = Instant::now() + ACCEPTS;
-    while let Some((group, from, _)) = open.last() {
-        let taker =
-            tokio::task::block_in_place(|| sockets::taker(pids, *from, group.address.port()));
-        if taker.is_none() && Instant::now() < deadline {
-            tokio::time::sleep(LOOK).await;
-            continue;
-        }
-        found.push((*group, taker));
-        open.pop();
-    }
-    found
-}
-
-async fn connect(group: Group) -> Option<(Group, SocketAddr, TcpStream)> {
-    for address in reach(group.address) {
-        let connecting = tokio::time::timeout(ACCEPTS, TcpStream::connect(address));
-        if let Ok(Ok(stream)) = connecting.await {
-            return Some((group, stream.local_addr().ok()?, stream));
-        }
-    }
-    tracing::debug!(address = %group.address, "nobody can try from here who takes what comes in");
-    None
 }
 
 impl World for Between<'_> {
@@ -466,18 +357,6 @@ async fn ended(core: &Core) -> Error {
     core::Error::Refused(core.ended().await).into()
 }
 
-/// Where a listener can be reached from this machine. One on all addresses of IPv6 has those of IPv4, too.
-fn reach(address: SocketAddr) -> Vec<SocketAddr> {
-    let v4 = IpAddr::from(Ipv4Addr::LOCALHOST);
-    let ips = match address.ip() {
-        IpAddr::V4(ip) if ip.is_unspecified() => vec![v4],
-        IpAddr::V6(ip) if ip.is_unspecified() => vec![v4, Ipv6Addr::LOCALHOST.into()],
-        ip => vec![ip],
-    };
-    let port = address.port();
-    ips.into_iter().map(|ip| (ip, port).into()).collect()
-}
-
 /// Opens inbounds again that a core had closed for one that does not come.
 pub(in crate::node) async fn open_again(
     launcher: &Launcher,
@@ -495,63 +374,6 @@ pub(in crate::node) async fn open_again(
             tracing::error!(?tags, %error, "the old core does not open these inbounds again; a fresh core does");
         }
     }
-}
-
-/// Waits until every port is open that the configuration names. An API may answer before that.
-async fn listens(
-    coming: &Coming,
-    inbounds: &[Endpoint],
-    deadline: Instant,
-) -> Result<bool, core::Error> {
-    let pid = coming.record().process.pid;
-    let mut before = Vec::new();
-    let mut changed = Instant::now();
-    loop {
-        let looked = Instant::now();
-        let found = tokio::task::block_in_place(|| {
-            sockets::listeners(pid, |port| is_inbound(inbounds, port))
-        });
-        let Ok(now) = found else {
-            // Nobody may look; the API has answered.
-            return Ok(true);
-        };
-        if now == before {
-            let closed = closed_ports(inbounds, &now);
-            if closed.is_empty() {
-                return Ok(true);
-            }
-            if changed.elapsed() >= STILL {
-                tracing::warn!(
-                    pid,
-                    ?closed,
-                    "the new core does not listen on these ports, and does nothing about it any more"
-                );
-                return Ok(true);
-            }
-        } else {
-            changed = Instant::now();
-        }
-        if Instant::now() >= deadline {
-            return Ok(false);
-        }
-        before = now;
-        let pause = LOOK.max(looked.elapsed());
-        coming.unless_it_ends(tokio::time::sleep(pause)).await?;
-    }
-}
-
-/// Some of the ports that should be open and are not.
-fn closed_ports(inbounds: &[Endpoint], listeners: &[Listener]) -> Vec<u16> {
-    let open: HashSet<u16> = listeners
-        .iter()
-        .map(|one| one.group.address.port())
-        .collect();
-    let named = inbounds.iter().filter_map(|inbound| match &inbound.place {
-        Place::Ports(ports) => Some(ports.iter().cloned().flatten()),
-        Place::Path(_) | Place::Abstract(_) | Place::Nowhere => None,
-    });
-    let closed = named.flatten().filter(|port| !open.contains(port));
-    closed.take(10).collect()
 }
 
 /// Whether the new core has the users that it was given; what it has instead, where not.

@@ -181,18 +181,17 @@ impl Cutter {
         let rule = json!({
             "type": "field", "ruleTag": tag, "user": users, "outboundTag": NOWHERE,
         });
+        // Known before it is there: whoever takes the rules away takes this one, too.
+        lock(&self.gone.rules).push(tag.clone());
         if let Err(error) = self.launcher.append_rules_at(&self.address, &[rule]).await {
             tracing::warn!(pid = self.pid, %error, "removed users may open streams in multiplexed connections of the core that drains");
             self.last = last;
             return;
         }
-        let mut rules = lock(&self.gone.rules).clone();
         if let Some((before, _)) = last {
             drop(self.core.client.remove_rule(&before).await);
-            rules.retain(|rule| *rule != before);
+            lock(&self.gone.rules).retain(|rule| *rule != before);
         }
-        rules.push(tag.clone());
-        *lock(&self.gone.rules) = rules;
         self.last = Some((tag, users));
     }
 

@@ -8,15 +8,18 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
+use futures_util::future::join_all;
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::JoinSet;
 use uuid::Uuid;
 
 use super::cut::{Cutter, Gone};
+use super::ports::groups_of;
+use super::shared::SharedPorts;
 use crate::node::harvesting::source;
 use crate::node::state;
 use crate::usage::harvest::{Harvester, Source};
-use crate::xray::client;
+use crate::xray::client::{self, Client};
 use crate::xray::core::{Core, Launcher};
 use crate::xray::handover::journal::Drained;
 use crate::xray::handover::sockets;
@@ -83,7 +86,7 @@ impl Drain {
         drained: Drained,
         (launcher, harvester): (Arc<Launcher>, Arc<Harvester>),
         timeout: Duration,
-        (events, ports): (mpsc::Sender<Event>, Arc<Mutex<()>>),
+        (events, ports): (mpsc::Sender<Event>, Arc<Mutex<SharedPorts>>),
     ) -> Self {
         let source = source(&core);
         let gone = Arc::new(Gone::default());
@@ -167,7 +170,7 @@ impl Drain {
     /// Whether its listeners are closed.
     pub(in crate::node) fn is_closed(&self) -> bool {
         let leaving = &self.drained.leaving;
-        leaving.at_once.is_empty() && leaving.later.is_empty()
+        leaving.at_once.is_empty() && leaving.later.is_empty() && !leaving.has_to_end
     }
 
     /// How many are connected to it now; `None` where nobody may look.
@@ -180,6 +183,25 @@ fn count(pid: i32, ports: &[RangeInclusive<u16>], sockets: &[PathBuf]) -> io::Re
     let is_inbound = |port| ports.iter().any(|range| range.contains(&port));
     let connections = sockets::connections(pid, is_inbound)?;
     Ok(connections.len() + sockets::unix_connections(pid, sockets)?)
+}
+
+/// Closes inbounds; returns whether all of them are closed. A core that hangs is not waited for long.
+async fn close(client: &Client, pid: i32, tags: &[String]) -> bool {
+    let closing = tags.iter().map(|tag| async move {
+        let mut closed = client.remove_inbound(tag).await;
+        if matches!(closed, Err(client::Error::NoAnswer(_))) {
+            closed = client.remove_inbound(tag).await;
+        }
+        match closed {
+            // It was closed by a daemon that is gone.
+            Ok(()) | Err(client::Error::NotFound(_)) => true,
+            Err(error) => {
+                tracing::warn!(pid, inbound = tag, %error, "the old core does not close this inbound");
+                false
+            }
+        }
+    });
+    join_all(closing).await.into_iter().all(|closed| closed)
 }
 
 struct Draining {
@@ -195,7 +217,7 @@ struct Draining {
     connections: Arc<AtomicUsize>,
     sockets: Vec<PathBuf>,
     events: mpsc::Sender<Event>,
-    ports: Arc<Mutex<()>>,
+    ports: Arc<Mutex<SharedPorts>>,
     empty: u32,
     /// How long it has to be between two looks, so that they cost little.
     pause: Duration,
@@ -209,7 +231,9 @@ impl Draining {
         let open = leaving.stays.iter().chain(&leaving.later).cloned();
         self.gone.set_open(open.collect());
         let mut whole = at_once.is_empty();
-        if !self.close(&at_once).await || self.drained.leaving.has_to_end {
+        let (client, pid) = (self.core.client().clone(), self.core.pid());
+        let closed = close(&client, pid, &at_once).await;
+        if !closed || self.drained.leaving.has_to_end {
             return self
                 .finish("a listener of it can't be closed in another way")
                 .await;
@@ -262,38 +286,19 @@ impl Draining {
 
     /// Closes the listeners that nobody needs any more.
     async fn leave(&mut self) {
-        let ports = Arc::clone(&self.ports);
-        let _alone = ports.lock().await;
+        let mut ports = self.ports.lock().await;
         let later = std::mem::take(&mut self.drained.leaving.later);
         self.gone.set_open(self.drained.leaving.stays.clone());
-        if self.close(&later).await {
-            tracing::info!(
-                pid = self.core.pid(),
-                inbounds = later.len(),
-                "the old core has closed its listeners"
-            );
+        let pid = self.core.pid();
+        if close(self.core.client(), pid, &later).await && !later.is_empty() {
+            let inbounds = later.len();
+            tracing::info!(pid, inbounds, "the old core has closed its listeners");
         }
+        let of_it = &self.drained.leaving.ports;
+        let still = groups_of(pid, |port| of_it.iter().any(|range| range.contains(&port)));
+        ports.left(self.core.id(), &still);
+        drop(ports);
         self.tell(What::Closed).await;
-    }
-
-    /// Returns whether all are closed.
-    async fn close(&self, tags: &[String]) -> bool {
-        let mut all = true;
-        for tag in tags {
-            let mut closed = self.core.client().remove_inbound(tag).await;
-            if matches!(closed, Err(client::Error::NoAnswer(_))) {
-                closed = self.core.client().remove_inbound(tag).await;
-            }
-            match closed {
-                // It was closed by a daemon that is gone.
-                Ok(()) | Err(client::Error::NotFound(_)) => {}
-                Err(error) => {
-                    tracing::warn!(pid = self.core.pid(), inbound = tag, %error, "the old core does not close this inbound");
-                    all = false;
-                }
-            }
-        }
-        all
     }
 
     /// Returns why it shall end now, if it shall.
@@ -357,8 +362,10 @@ impl Draining {
 
     async fn gone(self) {
         let (events, core) = (self.events, self.core.id());
-        let _alone = self.ports.lock().await;
+        let mut ports = self.ports.lock().await;
         self.core.stop().await;
+        ports.left(core, &[]);
+        drop(ports);
         drop(
             events
                 .send(Event {

@@ -4,8 +4,10 @@
 mod between;
 mod cut;
 mod drain;
+mod ports;
+mod shared;
 
-pub(super) use self::between::{
-    Between, Means, Successor, groups_of, is_inbound, open_again, takers,
-};
+pub(super) use self::between::{Between, Means, Successor, open_again};
 pub(super) use self::drain::{Drain, Event, GivenBack, What};
+pub(super) use self::ports::{groups_of, is_inbound};
+pub(super) use self::shared::SharedPorts;

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use super::files::Files;
 use super::{Core, Launcher};
 use crate::xray::client::{self, Client};
 use crate::xray::config::LogFiles;
@@ -59,7 +60,7 @@ impl Launcher {
         logs: &LogFiles,
         patience: Duration,
     ) -> Result<Core, NotAdopted> {
-        let files = record.files(&self.runtime_dir);
+        let files = Files::of(record, &self.runtime_dir);
         let ready = record.ready_since().ok_or(NotAdopted::NeverReady)?;
         let version = record.version().ok_or(NotAdopted::NoVersion)?;
         let (tail, output) = self.output(logs, &files);

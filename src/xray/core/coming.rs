@@ -3,7 +3,6 @@
 use std::time::{Duration, Instant};
 
 use super::files::Files;
-use super::launcher::ERROR_LOG_BYTES;
 use super::output::Tail;
 use super::{Core, Error};
 use crate::xray::client::Client;
@@ -101,13 +100,26 @@ impl Coming {
     }
 
     /// Kills it, for it took too long.
-    pub async fn not_ready(&self, patience: Duration) -> Error {
-        if let Some(process) = &self.process {
-            process.kill().await;
-        }
+    async fn not_ready(&self, patience: Duration) -> Error {
+        self.kill().await;
         Error::NotReady {
             patience,
-            tail: self.tail.text(ERROR_LOG_BYTES),
+            tail: self.tail.text(),
+        }
+    }
+
+    /// Kills it, for it does not listen where it should.
+    pub async fn does_not_listen(&self, inbounds: &str) -> Error {
+        self.kill().await;
+        Error::DoesNotListen {
+            inbounds: inbounds.to_owned(),
+            tail: self.tail.text(),
+        }
+    }
+
+    async fn kill(&self) {
+        if let Some(process) = &self.process {
+            process.kill().await;
         }
     }
 
@@ -142,7 +154,7 @@ pub(super) fn ended(status: &str, tail: &Tail) -> Error {
         Some(reason) => Error::Refused(reason),
         None => Error::Ended {
             status: status.to_owned(),
-            tail: tail.text(ERROR_LOG_BYTES),
+            tail: tail.text(),
         },
     }
 }

@@ -12,17 +12,28 @@ use crate::xray::record::Record;
 
 /// What one core has in the runtime folder, and where its inbounds listen below a name.
 #[derive(Clone, Debug)]
-pub(in crate::xray) struct Files {
-    pub(in crate::xray) core: Uuid,
-    pub(in crate::xray) runtime_dir: PathBuf,
+pub(super) struct Files {
+    pub(super) core: Uuid,
+    pub(super) runtime_dir: PathBuf,
     /// Its API.
-    pub(in crate::xray) socket: PathBuf,
+    pub(super) socket: PathBuf,
     /// Its output.
-    pub(in crate::xray) fifo: PathBuf,
-    pub(in crate::xray) inbound_sockets: Vec<InboundSocket>,
+    pub(super) fifo: PathBuf,
+    pub(super) inbound_sockets: Vec<InboundSocket>,
 }
 
 impl Files {
+    /// Those of the core of a record.
+    pub(super) fn of(record: &Record, runtime_dir: &Path) -> Self {
+        Self {
+            core: record.id,
+            runtime_dir: runtime_dir.to_owned(),
+            socket: record.socket.clone(),
+            fifo: record.fifo.clone(),
+            inbound_sockets: InboundSocket::of(record.id, record.inbound_sockets()),
+        }
+    }
+
     /// Xray leaves its sockets behind when it is killed, and some versions when they can't start.
     pub(super) fn clear_up(&self) {
         Record::remove(&self.runtime_dir, self.core);
@@ -64,7 +75,7 @@ pub struct InboundSocket {
 
 impl InboundSocket {
     /// Those of one core.
-    pub(in crate::xray) fn of<'a>(core: Uuid, known: impl Iterator<Item = &'a Path>) -> Vec<Self> {
+    pub(super) fn of<'a>(core: Uuid, known: impl Iterator<Item = &'a Path>) -> Vec<Self> {
         known
             .enumerate()
             .map(|(number, known)| {

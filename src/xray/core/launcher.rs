@@ -13,21 +13,19 @@ use uuid::Uuid;
 use super::coming::{Coming, ended};
 use super::files::{Files, InboundSocket};
 use super::output::{Output, Tail};
-use super::parts::Parts;
 use super::tool::{Tool, hidden_variables};
 use super::{Core, Error, READY_DEADLINE};
 use crate::disk;
 use crate::xray::config::{Accounts, Door, LogFiles, Skeleton};
 use crate::xray::leftover;
 use crate::xray::logs::Logs;
+use crate::xray::parts::Parts;
 use crate::xray::process::{Process, Spawn};
 use crate::xray::record::Record;
 use crate::xray::version::Version;
 
 /// How long a binary may take to say its version.
 const VERSION_DEADLINE: Duration = Duration::from_secs(10);
-/// The longest part of the log that one error repeats.
-pub(super) const ERROR_LOG_BYTES: usize = 4 << 10;
 
 /// How cores of one node are started.
 #[derive(Debug)]
@@ -150,7 +148,7 @@ impl Launcher {
             }),
             Err(_) => Err(Error::NotReady {
                 patience: READY_DEADLINE,
-                tail: tail.text(ERROR_LOG_BYTES),
+                tail: tail.text(),
             }),
         }
     }
@@ -205,7 +203,14 @@ impl Launcher {
         self.write_debug_config(&config)?;
         let (tail, output) = self.output(skeleton.log_files(), &files);
         let process = self.spawn(&parts, &files, config, output)?;
-        let record = Record::new(process.identity(), &parts, version, &files);
+        let known = files.inbound_sockets.iter();
+        let record = Record::new(
+            (id, process.identity()),
+            &parts,
+            version,
+            (&files.socket, &files.fifo),
+            known.map(|socket| socket.known.clone()).collect(),
+        );
         Ok(Coming::new(process, record, version, files, tail))
     }
 

@@ -9,6 +9,8 @@ use crate::xray::config::{API_INBOUND, API_RULE_TAG, LogFiles};
 use crate::xray::lines::Sink;
 use crate::xray::logs::Logs;
 
+/// The longest part of the log that one error repeats.
+const ERROR_LOG_BYTES: usize = 4 << 10;
 /// How many of our own API connections are remembered, to hide their lines.
 const HIDDEN_SESSIONS: usize = 16;
 
@@ -179,8 +181,12 @@ impl Tail {
         lines.push_back(line.to_owned());
     }
 
-    /// The last lines, the newest of them where they are more than `bytes`.
-    pub(super) fn text(&self, bytes: usize) -> String {
+    /// The last lines, the newest of them where they are too many for one error.
+    pub(super) fn text(&self) -> String {
+        self.newest(ERROR_LOG_BYTES)
+    }
+
+    fn newest(&self, bytes: usize) -> String {
         let lines = self.lines.lock().unwrap_or_else(PoisonError::into_inner);
         let mut room = bytes;
         let mut newest: Vec<&str> = lines
@@ -284,8 +290,10 @@ mod tests {
             tail.failure().unwrap(),
             "main: failed > infra/conf: unknown config id: x"
         );
-        assert_eq!(tail.text(usize::MAX).lines().count(), 3);
+        assert_eq!(tail.newest(usize::MAX).lines().count(), 3);
         tail.push("c");
-        assert!(tail.text(usize::MAX).starts_with("b\n") && tail.text(usize::MAX).ends_with("\nc"));
+        assert!(
+            tail.newest(usize::MAX).starts_with("b\n") && tail.newest(usize::MAX).ends_with("\nc")
+        );
     }
 }

@@ -112,12 +112,18 @@ impl Journal {
         }
     }
 
+    /// Every core that it names.
+    pub fn records(self) -> impl Iterator<Item = Record> {
+        let draining = self.draining.into_iter().map(|drained| drained.record);
+        self.serving.into_iter().chain(self.next).chain(draining)
+    }
+
     /// Puts it in its place.
     ///
     /// # Errors
     /// When the folder refuses.
     pub fn write(&self, runtime_dir: &Path) -> io::Result<()> {
-        if self.next.is_none() && self.draining.is_empty() {
+        if self.next.is_none() && self.draining.is_empty() && self.given_up.is_empty() {
             return match std::fs::remove_file(path(runtime_dir)) {
                 Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
                 _ => Ok(()),
@@ -153,6 +159,10 @@ mod tests {
         journal.write(folder.path()).unwrap();
         assert_eq!(Journal::read(folder.path()), journal);
         journal.draining.clear();
+        journal.given_up.push("abstract".to_owned());
+        journal.write(folder.path()).unwrap();
+        assert_eq!(Journal::read(folder.path()), journal);
+        journal.given_up.clear();
         for _ in 0..2 {
             journal.write(folder.path()).unwrap();
             assert!(!path(folder.path()).exists());

@@ -35,10 +35,9 @@ fn phase_of(folder: &Path) -> Option<Phase> {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_daemon_that_dies_in_any_phase_is_followed_by_one_that_ends_it() {
-    let _alone = ALONE.lock().await;
     let mut place = Place::new(&[]).await;
     let folder = place.node.folder().to_owned();
-    let storm = Storm::begin(place.load(500, 200), None).await;
+    let storm = Storm::begin(place.load(200, 100), None).await;
     let steps = [place.config.clone(), {
         let mut other = place.config.clone();
         other["log"]["loglevel"] = "error".into();
@@ -53,7 +52,7 @@ async fn a_daemon_that_dies_in_any_phase_is_followed_by_one_that_ends_it() {
     ];
     let mut met = Vec::new();
     let mut step = 0;
-    for round in 0..times(2, 20) {
+    for round in 0..times(1, 20) {
         for phase in phases {
             eventually("nobody leaves a port any more", || async {
                 matches!(phase_of(&folder), None | Some(Phase::Closed)).then_some(())
@@ -157,4 +156,22 @@ fn established(pid: i32) -> usize {
         target.to_string_lossy().starts_with("socket:")
     });
     sockets.count()
+}
+
+/// Without steering, too, and with a socket that only one core can have.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_daemon_that_dies_after_a_plain_hand_over_cuts_nobody() {
+    let mut place = Place::new(&[("HANDOVER", "plain")]).await;
+    let storm = Storm::begin(place.load(20, 50), None).await;
+    let old = place.node.core();
+    let mut config = place.config.clone();
+    config["log"]["loglevel"] = "error".into();
+    place.hand_over(&config).await;
+    tokio::time::sleep(Duration::from_millis(500)).await;
+    place.node.kill();
+    place.node.launch();
+    tokio::time::sleep(Duration::from_secs(4)).await;
+    assert_eq!(place.node.draining(), [old], "{}", story(&place.node));
+    let outcome = storm.end().await;
+    assert_eq!(outcome.ended, 0, "{outcome:?}: {}", story(&place.node));
 }

@@ -9,7 +9,7 @@ async fn a_new_core_that_fails(
     reason: &str,
     repair: impl FnOnce(&Place),
 ) {
-    let storm = Storm::begin(place.load(500, 100), None).await;
+    let storm = Storm::begin(place.load(200, 100), None).await;
     let before = place.node.core();
     let error = place.panel.start(&config, &place.users).await.unwrap_err();
     assert!(error.message().contains(reason), "{error}");
@@ -68,9 +68,8 @@ async fn a_new_core_that_freezes_costs_nothing() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_new_core_that_dies_at_once_gives_everything_back() {
-    let _alone = ALONE.lock().await;
     let place = Place::new(&[]).await;
-    let storm = Storm::begin(place.load(500, 200), None).await;
+    let storm = Storm::begin(place.load(200, 100), None).await;
     let old = place.node.core();
     let mut config = place.config.clone();
     config["log"]["loglevel"] = "error".into();
@@ -101,10 +100,9 @@ async fn a_new_core_that_dies_at_once_gives_everything_back() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn an_old_core_that_dies_in_the_middle_leaves_the_new_one() {
-    let _alone = ALONE.lock().await;
     let place = with_a_trick("sleep 1", &[]).await;
     tricky::set(&place.node, true);
-    let storm = Storm::begin(place.load(500, 0), None).await;
+    let storm = Storm::begin(place.load(200, 0), None).await;
     let old = place.node.core();
     let mut config = place.config.clone();
     config["log"]["loglevel"] = "error".into();
@@ -121,10 +119,7 @@ async fn an_old_core_that_dies_in_the_middle_leaves_the_new_one() {
     tokio::time::sleep(Duration::from_millis(300)).await;
     let before = storm.opened();
     tokio::time::sleep(Duration::from_millis(500)).await;
-    assert!(
-        storm.opened() > before + 100,
-        "everybody gets through again"
-    );
+    assert!(storm.opened() > before + 30, "everybody gets through again");
     storm.end().await;
 }
 
@@ -188,7 +183,6 @@ async fn who_comes_back_to_an_old_core_that_serves_again_is_served() {
 /// A core that died is in no group of sockets any more: the next hand-over is steered like the first.
 #[tokio::test(flavor = "multi_thread")]
 async fn after_a_crash_and_a_stop_it_is_steered_as_before() {
-    let _alone = ALONE.lock().await;
     let place = Place::new(&[]).await;
     let mut config = place.config.clone();
     for round in 0..2 {
@@ -212,7 +206,7 @@ async fn after_a_crash_and_a_stop_it_is_steered_as_before() {
             place.start(&config).await;
         }
     }
-    let storm = Storm::begin(place.load(500, 100), None).await;
+    let storm = Storm::begin(place.load(200, 100), None).await;
     place.hand_over(&place.config).await;
     nobody_noticed(&storm.end().await, &place.node);
     assert_eq!(
@@ -220,5 +214,49 @@ async fn after_a_crash_and_a_stop_it_is_steered_as_before() {
         3,
         "{}",
         story(&place.node)
+    );
+}
+
+/// Xray lives on without a gRPC listener whose port somebody else has.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_new_core_without_one_of_its_ports_costs_nothing() {
+    let place = Place::new(&[]).await;
+    let foreign = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let mut config = place.config.clone();
+    let mut taken = vless_inbound("more", foreign.local_addr().unwrap().port());
+    taken["streamSettings"] = json!({ "network": "grpc", "grpcSettings": { "serviceName": "x" } });
+    config["inbounds"].as_array_mut().unwrap().push(taken);
+    let reason = "\"more\" on port";
+    a_new_core_that_fails(place, config, reason, move |_| drop(foreign)).await;
+}
+
+/// An old core that hangs holds nothing up: not the next change for long, not the stop.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_old_core_that_hangs_is_waited_for_a_few_seconds_only() {
+    let mut place = Place::new(&[]).await;
+    let steps = changes(&place.config);
+    let old = place.node.core();
+    place.hand_over(&steps[0].1).await;
+    kill(Pid::from_raw(old), Signal::SIGSTOP).unwrap();
+    let began = Instant::now();
+    place.hand_over(&steps[1].1).await;
+    let waited = began.elapsed();
+    assert!(
+        waited < Duration::from_secs(12),
+        "{waited:?}: {}",
+        story(&place.node)
+    );
+    let began = Instant::now();
+    assert!(place.node.stop().success());
+    assert_eq!(
+        place.node.cores(),
+        Vec::<i32>::new(),
+        "{}",
+        story(&place.node)
+    );
+    assert!(
+        began.elapsed() < Duration::from_secs(17),
+        "{:?}",
+        began.elapsed()
     );
 }

@@ -9,7 +9,7 @@ mod unnoticed;
 
 use std::collections::BTreeSet;
 use std::net::{Ipv4Addr, SocketAddr};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -197,4 +197,30 @@ async fn with_a_trick(trick: &str, settings: &[(&str, &str)]) -> Place {
     tricky::prepare(&mut node, trick);
     node.launch();
     Place::with(node, 3).await
+}
+
+/// A node whose Xray is named in its `.env`, so that another one can be named while it runs.
+fn with_a_choice_of_xray() -> NodeProcess {
+    let mut node = NodeProcess::prepare(NODE, &[]);
+    node.unset("XRAY_EXECUTABLE_PATH");
+    choose_xray(&node.folder().join(".env"), &xray_binary());
+    node.launch();
+    node
+}
+
+fn choose_xray(env: &Path, binary: &Path) {
+    let line = format!("XRAY_EXECUTABLE_PATH={}\n", binary.display());
+    std::fs::write(env, line).unwrap();
+}
+
+/// Another Xray than the one under test (`RAYNODE_TEST_OTHER_XRAY`), or a copy of that.
+fn other_xray(node: &NodeProcess) -> PathBuf {
+    std::env::var_os("RAYNODE_TEST_OTHER_XRAY").map_or_else(
+        || {
+            let copy = node.folder().join("other-xray");
+            std::fs::copy(xray_binary(), &copy).unwrap();
+            copy
+        },
+        PathBuf::from,
+    )
 }

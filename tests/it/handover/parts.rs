@@ -1,17 +1,9 @@
 //! Another binary, another environment, a fresh core without another reason.
 
-use std::path::PathBuf;
-
 use super::*;
-
-/// Another Xray than the one under test, or (`None`) a copy of that.
-fn other_xray() -> Option<PathBuf> {
-    std::env::var_os("RAYNODE_TEST_OTHER_XRAY").map(PathBuf::from)
-}
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_version_takes_over_and_one_that_does_not_run_does_not() {
-    let _alone = ALONE.lock().await;
     let mut node = NodeProcess::prepare(NODE, &[]);
     node.unset("XRAY_EXECUTABLE_PATH");
     let env = node.folder().join(".env");
@@ -20,14 +12,9 @@ async fn another_version_takes_over_and_one_that_does_not_run_does_not() {
     };
     choose(&xray_binary());
     node.launch();
-    let other = other_xray().unwrap_or_else(|| {
-        println!("RAYNODE_TEST_OTHER_XRAY is not set: the other version is a copy of this one");
-        let copy = node.folder().join("other-xray");
-        std::fs::copy(xray_binary(), &copy).unwrap();
-        copy
-    });
+    let other = other_xray(&node);
     let place = Place::with(node, 3).await;
-    let storm = Storm::begin(place.load(1000, 300), None).await;
+    let storm = Storm::begin(place.load(200, 100), None).await;
     for binary in [&other, &xray_binary()] {
         let flips = said(&place.node, FLIPPED);
         choose(binary);
@@ -73,9 +60,8 @@ async fn another_version_takes_over_and_one_that_does_not_run_does_not() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn the_panels_restart_of_the_core_cuts_nobody() {
-    let _alone = ALONE.lock().await;
     let place = Place::new(&[]).await;
-    let storm = Storm::begin(place.load(500, 100), None).await;
+    let storm = Storm::begin(place.load(200, 100), None).await;
     let before = place.node.core();
     let mut cores = panel::cores(&place.node);
     let renewed = cores.renew_core(RenewCoreRequest {}).await;
@@ -95,7 +81,6 @@ async fn the_panels_restart_of_the_core_cuts_nobody() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_core_with_too_much_memory_makes_way_for_a_fresh_one() {
-    let _alone = ALONE.lock().await;
     let place = Place::new(&[("CORE_MEMORY_LIMIT", "64MiB")]).await;
     let first = place.node.core();
     let environment = std::fs::read(format!("/proc/{first}/environ")).unwrap();

@@ -19,6 +19,7 @@ async fn whatever_changes_nobody_notices() {
         "it keeps its streams"
     );
     let outcome = storm.end().await;
+    println!("near, steered: {outcome:?}");
     nobody_noticed(&outcome, &place.node);
     assert_eq!(
         said(&place.node, "form=\"steered\""),
@@ -43,7 +44,8 @@ fn far() -> Option<Arc<Distance>> {
 async fn whatever_changes_nobody_far_away_notices() {
     let _alone = ALONE.lock().await;
     let Some(far) = far() else { return };
-    let place = Place::new(&[]).await;
+    let place = Place::with(with_a_choice_of_xray(), 3).await;
+    let other = other_xray(&place.node);
     for _ in 0..times(1, 3) {
         let load = place.load_from(&far, 1000, 300);
         let storm = Storm::begin(load, Some(&far)).await;
@@ -52,6 +54,16 @@ async fn whatever_changes_nobody_far_away_notices() {
             place.hand_over(&config).await;
             tokio::time::sleep(Duration::from_millis(500)).await;
             assert!(storm.opened() > before, "{what}: somebody gets through");
+        }
+        for binary in [&other, &xray_binary()] {
+            let flips = said(&place.node, FLIPPED);
+            choose_xray(&place.node.folder().join(".env"), binary);
+            place.node.signal(Signal::SIGHUP);
+            eventually("another version serves", || async {
+                (said(&place.node, FLIPPED) > flips).then_some(())
+            })
+            .await;
+            tokio::time::sleep(Duration::from_millis(500)).await;
         }
         place.hand_over(&place.config).await;
         let outcome = storm.end().await;
@@ -63,6 +75,9 @@ async fn whatever_changes_nobody_far_away_notices() {
         everything_is_billed_once(&place, &outcome).await;
     }
 }
+
+/// The kernel moves handshakes from a listener that is closed to another one on its port.
+const MIGRATE: &str = "/proc/sys/net/ipv4/tcp_migrate_req";
 
 /// A setting of this network, as it was before when this is dropped.
 struct Sysctl {
@@ -88,8 +103,6 @@ impl Drop for Sysctl {
 #[tokio::test(flavor = "multi_thread")]
 async fn without_steering_those_who_are_far_away_notice() {
     let _alone = ALONE.lock().await;
-    const MIGRATE: &str = "/proc/sys/net/ipv4/tcp_migrate_req";
-
     let Some(far) = far() else { return };
     let place = Place::new(&[("HANDOVER", "plain")]).await;
     let steps = changes(&place.config);
@@ -131,6 +144,7 @@ async fn three_in_five_seconds_with_many_users() {
         began.elapsed()
     );
     let outcome = storm.end().await;
+    println!("{outcome:?}");
     nobody_noticed(&outcome, &place.node);
     everything_is_billed_once(&place, &outcome).await;
     assert_eq!(place.node.served_on("vless").await.len(), users);
@@ -191,7 +205,7 @@ async fn a_machine_without_ipv6_is_steered_like_any_other() {
     }
     node.be(&wrapper);
     node.launch_inside();
-    let inside = std::path::PathBuf::from(format!("/proc/{}/ns/net", node.pid()));
+    let inside = PathBuf::from(format!("/proc/{}/ns/net", node.pid()));
     let (config, key, port) = (config(ports::free()), node.api_key, node.port);
     let mut other = config.clone();
     other["log"]["loglevel"] = "error".into();

@@ -48,6 +48,12 @@ impl Parts {
         self.stamp.is_some() && self.binary == other.binary && self.stamp == other.stamp
     }
 
+    /// Whether the file is the same, by its name.
+    #[must_use]
+    pub fn is_same_binary(&self, other: &Self) -> bool {
+        self.binary == other.binary
+    }
+
     /// What differs, for the log line that says why another core is started.
     #[must_use]
     pub fn differences(&self, other: &Self) -> Vec<String> {
