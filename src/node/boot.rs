@@ -97,7 +97,7 @@ pub(super) async fn restore(
     let pids: Vec<i32> = cores.map(Core::pid).collect();
     leftover::end(folder, &pids).await;
     let gone = match &serving {
-        Some((_, applied)) => finding.who_is_gone(&applied.roster).await,
+        Some((_, applied)) => finding.who_is_gone(applied).await,
         None => Vec::new(),
     };
     let phase = match (serving, restored) {
@@ -206,12 +206,15 @@ impl Finding<'_> {
 
     /// Who is connected to cores that drain and is no user any more. The last daemon may have had no time to
     /// cut them.
-    async fn who_is_gone(&self, roster: &Roster) -> Vec<String> {
+    async fn who_is_gone(&self, serving: &Applied) -> Vec<String> {
+        let is_served = |email: &String| {
+            // Inbounds that a panel does not manage have users of their own.
+            serving.roster.has(&Email::from(email.as_str())) || serving.skeleton.names(email)
+        };
         let mut gone = Vec::new();
         for (core, _) in &self.draining {
             let online = core.client().online_users().await.unwrap_or_default();
-            let unknown = |email: &String| !roster.has(&Email::from(email.as_str()));
-            gone.extend(online.into_iter().filter(unknown));
+            gone.extend(online.into_iter().filter(|email| !is_served(email)));
         }
         gone
     }

@@ -1,13 +1,15 @@
 //! The ports that cores share, and which of them gets what comes in. Whoever opens a port, leaves one, or
 //! leads connections from one core to another does it alone: behind one lock.
 
+use std::collections::{HashMap, HashSet};
+
 use uuid::Uuid;
 
 use super::ports::{groups_of, is_inbound, takers};
 use crate::xray::config::Endpoint;
 use crate::xray::core::Core;
 use crate::xray::handover::groups::{Group, Groups};
-use crate::xray::handover::sockets;
+use crate::xray::handover::sockets::{self, Listener};
 use crate::xray::handover::steering::Lender;
 
 /// Who shares which port.
@@ -60,7 +62,7 @@ impl SharedPorts {
                 continue;
             }
             for place in 0..self.groups.size(&group) {
-                steer(pid, &group, place);
+                steer(pid, vec![(group, place)]);
                 if let [(_, Some(taker))] = takers(vec![group], &pids).await.as_slice()
                     && *taker == pid
                 {
@@ -70,26 +72,41 @@ impl SharedPorts {
         }
     }
 
+    /// On all of its ports, also on those that it has for itself: the next core that opens one of them gets
+    /// nothing until it is ready.
     fn steer_to_the_one_that_serves(&self) {
         let Some((core, pid)) = self.serving else {
             return;
         };
-        for group in self.groups.shared(core) {
-            if let Some(place) = self.groups.place(&group, core) {
-                steer(pid, &group, place);
-            }
-        }
+        let places = self.groups.of(core).into_iter();
+        let places = places.filter_map(|group| Some((group, self.groups.place(&group, core)?)));
+        steer(pid, places.collect());
     }
 }
 
-/// Leads whatever comes in to this place in a group, of which that process is one.
-fn steer(pid: i32, group: &Group, place: u32) {
-    let port = group.address.port();
-    let listeners = sockets::listeners(pid, |other| other == port).unwrap_or_default();
-    let listener = listeners.iter().find(|listener| listener.group == *group);
-    if let (Some(listener), Ok(lender)) = (listener, Lender::new(pid))
-        && let Err(error) = lender.steer(listener, place)
-    {
-        tracing::debug!(address = %group.address, %error, "the kernel does not steer here");
+/// Leads whatever comes in to these places in groups of which that process is one.
+fn steer(pid: i32, places: Vec<(Group, u32)>) {
+    let ports: HashSet<u16> = places
+        .iter()
+        .map(|(group, _)| group.address.port())
+        .collect();
+    let (Ok(listeners), Ok(lender)) = (
+        sockets::listeners(pid, |port| ports.contains(&port)),
+        Lender::new(pid),
+    ) else {
+        return;
+    };
+    let mut by_group: HashMap<Group, Vec<Listener>> = HashMap::new();
+    for listener in listeners {
+        by_group.entry(listener.group).or_default().push(listener);
+    }
+    for (group, place) in places {
+        // Of two, nobody knows which place is whose, and the configuration wants both.
+        let Some([listener]) = by_group.get(&group).map(Vec::as_slice) else {
+            continue;
+        };
+        if let Err(error) = lender.steer(listener, place) {
+            tracing::debug!(address = %group.address, %error, "the kernel does not steer here");
+        }
     }
 }

@@ -214,6 +214,17 @@ mod tests {
     }
 
     #[test]
+    fn users_of_an_inbounds_own_are_known_by_name() {
+        let config = json!({ "inbounds": [{
+            "tag": "s", "protocol": "socks", "port": 1,
+            "settings": { "accounts": [{ "user": "Me", "pass": "x" }] },
+        }]});
+        let skeleton = Skeleton::parse(&config.to_string(), &[]).unwrap();
+        assert!(skeleton.names("me"));
+        assert!(!skeleton.names("you"));
+    }
+
+    #[test]
     fn sockets_have_a_path_or_a_name() {
         let on = |listen: &str| only(&json!({ "protocol": "vless", "listen": listen })).place;
         assert_eq!(on("/run/a.sock,0666"), Place::Path("/run/a.sock".into()));

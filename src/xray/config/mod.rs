@@ -140,6 +140,20 @@ impl Skeleton {
             .map(|listen| Path::new(endpoints::socket_path(listen)))
     }
 
+    /// Whether an inbound's own part of the configuration has this text: a user whom no panel manages.
+    #[must_use]
+    pub fn names(&self, user: &str) -> bool {
+        fn has(value: &Value, user: &str) -> bool {
+            match value {
+                Value::String(text) => text.eq_ignore_ascii_case(user),
+                Value::Array(list) => list.iter().any(|value| has(value, user)),
+                Value::Object(map) => map.values().any(|value| has(value, user)),
+                _ => false,
+            }
+        }
+        self.inbounds.iter().any(|inbound| has(inbound, user))
+    }
+
     /// The files that the operator wants log lines in.
     #[must_use]
     pub fn log_files(&self) -> &LogFiles {
