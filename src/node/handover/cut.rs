@@ -16,7 +16,7 @@ use serde_json::json;
 use tokio::sync::Notify;
 use uuid::Uuid;
 
-use crate::usage::harvest::{Harvester, Source, TELLS_USERS_STATS};
+use crate::usage::harvest::{Source, TELLS_USERS_STATS};
 use crate::xray::client::{self, Client};
 use crate::xray::core::{Address, Core, Launcher};
 use crate::xray::handover::destroy::Destroyer;
@@ -81,7 +81,6 @@ fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
 
 pub(super) struct Cutter {
     launcher: Arc<Launcher>,
-    harvester: Arc<Harvester>,
     core: Source,
     address: Address,
     pid: i32,
@@ -93,7 +92,7 @@ pub(super) struct Cutter {
 
 impl Cutter {
     pub(super) fn new(
-        (launcher, harvester): (Arc<Launcher>, Arc<Harvester>),
+        launcher: Arc<Launcher>,
         core: &Core,
         source: Source,
         ports: Vec<RangeInclusive<u16>>,
@@ -101,7 +100,6 @@ impl Cutter {
     ) -> Self {
         Self {
             launcher,
-            harvester,
             core: source,
             address: core.address(),
             pid: core.pid(),
@@ -213,9 +211,10 @@ impl Cutter {
     async fn online(&self) -> Option<HashMap<String, Vec<IpAddr>>> {
         let ips = |texts: Vec<String>| texts.iter().filter_map(|ip| ip.parse().ok()).collect();
         if self.core.version >= TELLS_USERS_STATS {
-            let users = self.harvester.online(&self.core).await.ok()?;
+            // Not by the last harvest: whom that has not seen yet may be the one who is to be cut.
+            let users = self.core.client.users_stats().await.ok()?;
             let users = users.into_iter().map(|user| {
-                let addresses = user.addresses.into_iter().map(|address| address.ip);
+                let addresses = user.ips.into_iter().map(|address| address.ip);
                 (user.email, ips(addresses.collect()))
             });
             return Some(users.collect());

@@ -90,9 +90,14 @@ impl Drain {
     ) -> Self {
         let source = source(&core);
         let gone = Arc::new(Gone::default());
-        let means = (launcher, Arc::clone(&harvester));
         let ports_of_it = drained.leaving.ports.clone();
-        let cutter = Cutter::new(means, &core, source.clone(), ports_of_it, Arc::clone(&gone));
+        let cutter = Cutter::new(
+            launcher,
+            &core,
+            source.clone(),
+            ports_of_it,
+            Arc::clone(&gone),
+        );
         let mut cutting = JoinSet::new();
         cutting.spawn(cutter.run());
         let connections = Arc::new(AtomicUsize::new(0));
