@@ -30,8 +30,10 @@ const SETTLED: Duration = Duration::from_secs(3);
 const LOOK: Duration = Duration::from_secs(2);
 /// It has drained when it was seen without a connection so often.
 const SEEN_EMPTY: u32 = 2;
-/// For each second of looking there are so many without.
+/// For each second of looking there are so many without,
 const SHARE: u32 = 50;
+/// but no more than this.
+const LONGEST: Duration = Duration::from_secs(5);
 /// How many orders wait at most.
 const ORDERS: usize = 8;
 
@@ -324,7 +326,11 @@ impl Draining {
             Some(0) => self.empty += 1,
             _ => self.empty = 0,
         }
-        self.pause = began.elapsed().saturating_mul(SHARE);
+        // One that seems to be empty is looked at again soon.
+        self.pause = match self.empty {
+            0 => began.elapsed().saturating_mul(SHARE).min(LONGEST),
+            _ => LOOK,
+        };
         if self.empty >= SEEN_EMPTY {
             return Some(DRAINED);
         }
