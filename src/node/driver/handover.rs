@@ -106,6 +106,7 @@ impl Driver {
         let (Some(core), Ok(())) = (core, &handed_over) else {
             tracing::warn!("the new core does not take over, the one that serves was left alone");
             self.beside.tally.refused += 1;
+            self.publish();
             return handed_over.and(Err(Error::CoreNotStarted));
         };
         let form = drained.leaving.form();

@@ -1,17 +1,14 @@
 //! Another binary, another environment, a fresh core without another reason.
 
+use tonic::Code;
+
 use super::*;
 
 #[tokio::test(flavor = "multi_thread")]
 async fn another_version_takes_over_and_one_that_does_not_run_does_not() {
-    let mut node = NodeProcess::prepare(NODE, &[]);
-    node.unset("XRAY_EXECUTABLE_PATH");
+    let node = with_a_choice_of_xray();
     let env = node.folder().join(".env");
-    let choose = |binary: &Path| {
-        std::fs::write(&env, format!("XRAY_EXECUTABLE_PATH={}\n", binary.display())).unwrap();
-    };
-    choose(&xray_binary());
-    node.launch();
+    let choose = |binary: &Path| choose_xray(&env, binary);
     let other = other_xray(&node);
     let place = Place::with(node, 3).await;
     let storm = Storm::begin(place.load(200, 100), None).await;
@@ -77,6 +74,20 @@ async fn the_panels_restart_of_the_core_cuts_nobody() {
     }
     assert_eq!(listed.handovers.unwrap().steered, 1);
     nobody_noticed(&storm.end().await, &place.node);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_restart_of_the_core_that_fails_says_why_and_costs_nothing() {
+    let place = with_a_trick("echo 'no room for me' >&2; exit 3", &[]).await;
+    let mut cores = panel::cores(&place.node);
+    let before = place.node.core();
+    tricky::set(&place.node, true);
+    let refused = cores.renew_core(RenewCoreRequest {}).await.unwrap_err();
+    assert_eq!(refused.code(), Code::Unknown, "{refused:?}");
+    assert!(refused.message().contains("no room for me"), "{refused:?}");
+    assert_eq!(place.node.cores(), [before]);
+    let listed = cores.list_cores(ListCoresRequest {}).await.unwrap();
+    assert_eq!(listed.into_inner().handovers.unwrap().refused, 1);
 }
 
 #[tokio::test(flavor = "multi_thread")]
