@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::ports::{Sockets, listens, takers};
-
 use crate::node::Error;
 use crate::node::applied::Applied;
 use crate::node::harvesting::source;

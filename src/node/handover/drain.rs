@@ -305,7 +305,7 @@ impl Draining {
         let still = groups_of(pid, |port| of_it.iter().any(|range| range.contains(&port)));
         ports.left(self.core.id(), &still);
         drop(ports);
-        self.tell(What::Closed).await;
+        tell(&self.events, self.core.id(), What::Closed).await;
     }
 
     /// Returns why it shall end now, if it shall.
@@ -332,7 +332,7 @@ impl Draining {
             _ => LOOK,
         };
         if self.empty >= SEEN_EMPTY {
-            return Some(DRAINED);
+            return Some("it has drained");
         }
         let over = self.until.is_some_and(|until| now >= until);
         over.then_some("DRAIN_TIMEOUT is over")
@@ -372,25 +372,16 @@ impl Draining {
     }
 
     async fn gone(self) {
-        let (events, core) = (self.events, self.core.id());
+        let core = self.core.id();
         let mut ports = self.ports.lock().await;
         self.core.stop().await;
         ports.left(core, &[]);
         drop(ports);
-        drop(
-            events
-                .send(Event {
-                    core,
-                    what: What::Ended,
-                })
-                .await,
-        );
-    }
-
-    async fn tell(&self, what: What) {
-        let core = self.core.id();
-        drop(self.events.send(Event { core, what }).await);
+        tell(&self.events, core, What::Ended).await;
     }
 }
 
-const DRAINED: &str = "it has drained";
+async fn tell(events: &mpsc::Sender<Event>, core: Uuid, what: What) {
+    // A driver that has left needs to know nothing.
+    drop(events.send(Event { core, what }).await);
+}

@@ -23,7 +23,7 @@ impl Launcher {
     /// # Errors
     /// As for appending.
     pub async fn append_rules_at(&self, core: &Address, rules: &[Value]) -> Result<(), Error> {
-        let input = json!({ "routing": { "rules": rules } });
+        let input = section(&Value::from(rules));
         self.tell_at(core, "adrules", &["-append"], &input).await
     }
 
@@ -37,7 +37,11 @@ impl Launcher {
     }
 
     async fn adrules(&self, core: &Core, flags: &[&str], rules: &Value) -> Result<(), Error> {
-        let input = json!({ "routing": { "rules": rules } });
-        self.tell(core, "adrules", flags, &input).await
+        self.tell(core, "adrules", flags, &section(rules)).await
     }
+}
+
+/// Rules as `xray api adrules` reads them.
+fn section(rules: &Value) -> Value {
+    json!({ "routing": { "rules": rules } })
 }
