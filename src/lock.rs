@@ -30,7 +30,10 @@ impl Lock {
     /// # Errors
     /// When the folder can't be written.
     pub(crate) fn holder(folder: &Path) -> io::Result<Option<i32>> {
-        let file = open(folder)?;
+        let file = match open(folder) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            opened => opened?,
+        };
         match file.try_lock() {
             Ok(()) => Ok(None),
             Err(TryLockError::WouldBlock) => {
@@ -58,6 +61,7 @@ mod tests {
     fn one_has_it_and_others_see_who() {
         let folder = tempfile::tempdir().unwrap();
         assert_eq!(Lock::holder(folder.path()).unwrap(), None);
+        assert_eq!(Lock::holder(&folder.path().join("none")).unwrap(), None);
         let lock = Lock::take(folder.path()).unwrap().unwrap();
         assert!(Lock::take(folder.path()).unwrap().is_none());
         let this = i32::try_from(std::process::id()).unwrap();
