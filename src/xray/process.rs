@@ -36,6 +36,9 @@ const DRAIN: Duration = Duration::from_secs(1);
 /// How long a killed process is waited for.
 const REAP: Duration = Duration::from_secs(5);
 
+/// The state of a process that has ended and was not waited for: proc(5).
+const ZOMBIE: &str = "Z";
+
 /// How to start a process.
 #[derive(Debug)]
 pub(super) struct Spawn<'a> {
@@ -61,14 +64,24 @@ impl Identity {
     /// That of a living process.
     #[must_use]
     pub fn of(pid: i32) -> Option<Self> {
+        let (identity, state) = Self::with_state(pid)?;
+        // A zombie is a process that has ended.
+        (state != ZOMBIE).then_some(identity)
+    }
+
+    /// That of a child of ours that nobody waited for yet, whether it still runs or not.
+    fn of_child(pid: i32) -> Option<Self> {
+        Self::with_state(pid).map(|(identity, _)| identity)
+    }
+
+    fn with_state(pid: i32) -> Option<(Self, String)> {
         let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
         // The name may have blanks and brackets; what counts stands behind it.
         let (_, behind) = stat.rsplit_once(") ")?;
         let mut fields = behind.split(' ');
-        // A zombie is a process that has ended.
-        (fields.next()? != "Z").then_some(())?;
+        let state = fields.next()?.to_owned();
         let started = fields.nth(18)?.parse().ok()?;
-        Some(Self { pid, started })
+        Some((Self { pid, started }, state))
     }
 }
 
@@ -122,10 +135,10 @@ impl Spawn<'_> {
         drop(command);
         let mut child = spawned?.into_inner();
         let pid = child.id().and_then(|pid| i32::try_from(pid).ok());
-        let identity = pid.and_then(Identity::of);
+        let identity = pid.and_then(Identity::of_child);
         let pidfd = pid.and_then(Pid::from_raw).map(open).transpose()?;
         let (Some(identity), Some(pidfd)) = (identity, pidfd) else {
-            return Err(io::Error::other("the process ended at once"));
+            return Err(io::Error::other("/proc does not show the process"));
         };
         let mut stdin = child.stdin().take();
         let feed = async move {
@@ -351,6 +364,20 @@ mod tests {
         assert_eq!(status.code(), Some(7));
         assert!(process.has_ended());
         assert_eq!(*lines.0.lock().unwrap(), ["first", "last"]);
+    }
+
+    #[test]
+    fn a_child_that_ended_at_once_is_still_known() {
+        let mut child = std::process::Command::new("/bin/true").spawn().unwrap();
+        let pid = child.id().cast_signed();
+        let waiting = WaitIdOptions::EXITED | WaitIdOptions::NOWAIT;
+        waitid(WaitId::Pid(Pid::from_raw(pid).unwrap()), waiting).unwrap();
+        assert_eq!(Identity::of(pid), None);
+        let identity = Identity::of_child(pid).unwrap();
+        assert_eq!(identity.pid, pid);
+        assert!(identity.started > 0);
+        child.wait().unwrap();
+        assert_eq!(Identity::of_child(pid), None);
     }
 
     #[tokio::test]
