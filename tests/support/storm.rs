@@ -106,15 +106,19 @@ async fn blow(
 ) -> Outcome {
     let load = Arc::new(load);
     let mut outcome = Outcome::default();
-    let streams: Vec<TcpStream> = futures_util::stream::iter(0..load.held)
-        .map(|_| async {
-            let mut stream = open(&load).await.unwrap();
-            say(&mut stream).await.unwrap();
-            stream
-        })
-        .buffer_unordered(50)
-        .collect()
-        .await;
+    let one = || async {
+        let mut stream = open(&load).await.unwrap();
+        say(&mut stream).await.unwrap();
+        stream
+    };
+    // Xray makes a user's counters with his first connection, and counts nothing of another one that begins in
+    // the same instant.
+    let mut streams = Vec::new();
+    if load.held > 0 {
+        streams.push(one().await);
+    }
+    let others = futures_util::stream::iter(1..load.held).map(|_| one());
+    streams.extend(others.buffer_unordered(50).collect::<Vec<_>>().await);
     let mut held = JoinSet::new();
     for stream in streams {
         held.spawn(hold(stream, Arc::clone(stop)));
