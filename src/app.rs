@@ -5,33 +5,35 @@ use std::net::{SocketAddr, TcpListener};
 use std::os::unix::ffi::OsStringExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use tokio::signal::unix::Signal;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tonic::service::Routes;
-use uuid::Uuid;
 
 use crate::lock::Lock;
 use crate::node::{Memory, Node, Running};
+use crate::operator::socket::ControlSocket;
+use crate::operator::{Facts, Identity, Operator};
 use crate::panel::client_cert::{self, ClientCertificates};
 use crate::panel::cores::Cores;
 use crate::panel::doorman::Doorman;
 use crate::panel::front::Front;
 use crate::panel::gate::Gate;
+use crate::panel::key_ring::KeyRing;
 use crate::panel::listener::{Listener, UnderWay};
 use crate::panel::maintenance::{ByHand, Installer, Maintenance};
 use crate::panel::receipts::Receipts;
 use crate::panel::reload::{self, Current, Pair};
 use crate::panel::rest::Rest;
-use crate::panel::{Keys, NamedKey, grpc, health, ports, reflection, tls};
-use crate::settings::{Limits, Protocols, Secret, Settings};
+use crate::panel::{grpc, health, ports, reflection, tls};
+use crate::settings::{Limits, Secret, Settings};
 use crate::shutdown::{How, Shutdown};
 use crate::xray::core::Launcher;
 use crate::xray::leftover;
 use crate::xray::logs::Logs;
-use crate::{disk, identity, telemetry};
+use crate::{disk, identity, operator, telemetry};
 
 /// How long the verdicts on reports of usage are waited for at the end, when their connections are closed.
 const VERDICTS: Duration = Duration::from_millis(1500);
@@ -88,43 +90,17 @@ pub enum Error {
     },
 }
 
-/// What a panel asks for when a node is added to it.
-pub struct Pairing {
-    /// Where the node listens.
-    pub address: SocketAddr,
-    /// The transports that it serves there.
-    pub protocols: Protocols,
-    /// The key that the panel shows.
-    pub api_key: Uuid,
-    /// The certificate that the panel trusts.
-    pub certificate: PathBuf,
-    /// SHA-256 over that certificate.
-    pub fingerprint: String,
-}
-
-impl std::fmt::Debug for Pairing {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Pairing")
-            .field("address", &self.address)
-            .finish_non_exhaustive()
-    }
-}
-
 /// A node that listens and does not serve yet.
 #[derive(Debug)]
 pub struct App {
-    pairing: Pairing,
     listener: Listener,
     maintenance: Option<Listener>,
     installer: Arc<dyn Installer>,
-    keys: Arc<Keys>,
-    key_ring: KeyRing,
-    certificate: Arc<Current>,
-    pair: Pair,
-    protocols: Protocols,
     limits: Limits,
     node: Node,
     running: Running,
+    control: ControlSocket,
+    facts: Facts,
     _locks: [Lock; 2],
 }
 
@@ -134,7 +110,8 @@ impl App {
     ///
     /// # Errors
     /// When something is in the way.
-    pub async fn build(settings: Settings) -> Result<Self, Error> {
+    pub async fn build(settings: Settings, binary: PathBuf) -> Result<Self, Error> {
+        let started = SystemTime::now();
         let wanted: Vec<SocketAddr> = std::iter::once(settings.listen)
             .chain(settings.maintenance)
             .collect();
@@ -143,21 +120,16 @@ impl App {
         prepare_folder(&settings.runtime_dir)?;
         let locks = [lock(&settings.runtime_dir)?, lock(&settings.state_dir)?];
 
-        let api_key = match settings.api_key {
-            Some(Secret(key)) => key,
-            None => identity::api_key(&settings.state_dir)?,
-        };
-        let key_ring = KeyRing {
-            api_key,
-            file: settings.api_keys_file,
-        };
-        let keys = Keys::new(key_ring.read()?);
+        let key_ring = KeyRing::open(
+            settings.api_key.map(|Secret(key)| key),
+            &settings.state_dir,
+            settings.api_keys_file,
+        )?;
         let certificate = identity::certificate(
             &settings.certificate,
             &settings.certificate_key,
             &settings.certificate_names,
         )?;
-        let fingerprint = certificate.fingerprint();
         let fail = |source| Error::Certificate {
             path: settings.certificate.clone(),
             source,
@@ -181,6 +153,11 @@ impl App {
             None => None,
         };
 
+        let control =
+            ControlSocket::bind(&settings.runtime_dir).map_err(|source| Error::Folder {
+                path: operator::socket::path(&settings.runtime_dir),
+                source,
+            })?;
         end_cores_elsewhere(&settings.state_dir, &settings.runtime_dir).await;
         let logs = Arc::new(Logs::new(settings.log_buffer));
         let parts = settings.core.parts();
@@ -202,41 +179,43 @@ impl App {
             handover: settings.handover,
         };
         let (node, running) = Node::spawn(launcher, memory).await;
-        let pair = Pair {
-            certificate: settings.certificate.clone(),
-            key: settings.certificate_key,
-        };
-        let pairing = Pairing {
+        let identity = Identity {
             address: listener.address().map_err(|source| Error::Listen {
                 address: settings.listen,
                 source,
             })?,
+            maintenance: settings.maintenance,
             protocols: settings.protocols,
-            api_key,
-            certificate: settings.certificate,
-            fingerprint,
+            key_ring: Arc::new(key_ring),
+            pair: Pair {
+                certificate: settings.certificate,
+                key: settings.certificate_key,
+            },
+            certificate,
+            names: settings.certificate_names,
+        };
+        let facts = Facts {
+            started,
+            identity,
+            binary,
         };
         Ok(Self {
-            pairing,
             listener,
             maintenance,
             installer: Arc::new(by_hand),
-            keys: Arc::new(keys),
-            key_ring,
-            certificate,
-            pair,
-            protocols: settings.protocols,
             limits: settings.limits,
             node,
             running,
+            control,
+            facts,
             _locks: locks,
         })
     }
 
-    /// What a panel asks for.
+    /// Who the node is to panels.
     #[must_use]
-    pub fn pairing(&self) -> &Pairing {
-        &self.pairing
+    pub fn identity(&self) -> &Identity {
+        &self.facts.identity
     }
 
     /// Serves until `shutdown`, then lets replies out, closes connections, and stops the core or
@@ -250,7 +229,8 @@ impl App {
         hangups: [Signal; 3],
         shutdown: Shutdown,
     ) -> Result<Vec<TcpListener>, Error> {
-        tracing::info!(address = %self.pairing.address, "serving panels");
+        let identity = self.facts.identity.clone();
+        tracing::info!(address = %identity.address, "serving panels");
         let under_way = UnderWay::default();
         let doorman = Arc::new(Doorman::new(under_way.replies.clone()));
         let service = grpc::Service::new(self.node.clone(), shutdown.token().clone());
@@ -270,21 +250,25 @@ impl App {
         let routes = routes.prepare();
         let mut tasks = JoinSet::new();
         tasks.spawn(reporter.follow(self.node.clone()));
+        let operator = Operator::new(self.node.clone(), self.facts, shutdown.clone());
+        let cores = Cores::new(self.node.clone());
+        tasks.spawn(self.control.serve(operator, cores, shutdown.clone()));
         let [for_certificate, for_keys, for_settings] = hangups;
-        let (pair, current) = (self.pair, self.certificate);
+        let (pair, current) = (identity.pair, identity.certificate);
         let files = vec![pair.certificate.clone(), pair.key.clone()];
         tasks.spawn(reload::watch(files, for_certificate, move || {
             pair.reload(&current);
         }));
-        let (key_ring, keys) = (self.key_ring, Arc::clone(&self.keys));
-        let files = key_ring.file.iter().cloned().collect();
-        tasks.spawn(reload::watch(files, for_keys, move || {
-            key_ring.reload(&keys);
-        }));
-        let front = Front::new(routes, Rest::new(service, &self.limits), self.protocols);
+        let (key_ring, keys) = (
+            Arc::clone(&identity.key_ring),
+            Arc::clone(identity.key_ring.keys()),
+        );
+        let files = vec![key_ring.path().to_owned()];
+        tasks.spawn(reload::watch(files, for_keys, move || key_ring.reload()));
+        let front = Front::new(routes, Rest::new(service, &self.limits), identity.protocols);
         let mut maintenance = JoinSet::new();
         if let Some(listener) = self.maintenance {
-            let (node, keys) = (self.node.clone(), Arc::clone(&self.keys));
+            let (node, keys) = (self.node.clone(), Arc::clone(&keys));
             let service = Maintenance::new(
                 node,
                 keys,
@@ -295,7 +279,7 @@ impl App {
             maintenance.spawn(listener.serve(service, under_way.clone(), shutdown.clone()));
         }
         tasks.spawn(follow_settings(for_settings, self.node.clone()));
-        let service = Gate::new(front, self.keys, self.node, doorman);
+        let service = Gate::new(front, keys, self.node, doorman);
         let mut running = self.running;
         let port = tokio::select! {
             port = self.listener.serve(service, under_way.clone(), shutdown.clone()) => port,
@@ -366,44 +350,6 @@ async fn follow_settings(mut hangups: Signal, node: Node) {
             Err(mistakes) => {
                 tracing::error!(%mistakes, "the settings were not taken over, the old ones stay");
             }
-        }
-    }
-}
-
-/// The keys that open the node: its own, and those of the operator's file.
-struct KeyRing {
-    api_key: Uuid,
-    file: Option<PathBuf>,
-}
-
-impl std::fmt::Debug for KeyRing {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("KeyRing")
-            .field("file", &self.file)
-            .finish_non_exhaustive()
-    }
-}
-
-impl KeyRing {
-    fn read(&self) -> Result<Vec<NamedKey>, identity::Error> {
-        let mut keys = vec![NamedKey {
-            name: "API_KEY".to_owned(),
-            key: self.api_key,
-        }];
-        if let Some(path) = &self.file {
-            let more = identity::keys_file(path)?.into_iter();
-            keys.extend(more.map(|(name, key)| NamedKey { name, key }));
-        }
-        Ok(keys)
-    }
-
-    fn reload(&self, keys: &Keys) {
-        match self.read() {
-            Ok(fresh) => {
-                tracing::info!(count = fresh.len(), "these keys open the node now");
-                keys.replace(fresh);
-            }
-            Err(error) => tracing::error!(%error, "the keys were not reloaded, the old ones stay"),
         }
     }
 }

@@ -26,6 +26,7 @@ pub mod cli;
 pub mod host;
 pub mod identity;
 pub mod node;
+pub mod operator;
 pub mod panel;
 pub mod proto;
 pub mod settings;
@@ -37,3 +38,4 @@ pub mod xray;
 
 mod disk;
 mod lock;
+mod replace;

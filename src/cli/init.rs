@@ -14,7 +14,8 @@ use nix::sys::wait::{WaitPidFlag, WaitStatus, waitpid};
 use nix::unistd::Pid;
 use tokio::signal::unix::{SignalKind, signal as listen};
 
-use super::{EXIT_FAILED, EXIT_USAGE, replace};
+use super::{EXIT_FAILED, EXIT_USAGE};
+use crate::replace;
 
 /// The longest wait before a daemon is started again.
 const LONGEST: Duration = Duration::from_secs(5);

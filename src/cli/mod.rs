@@ -1,27 +1,47 @@
 //! The command line: one file per subcommand, and the only place that prints.
 
+mod cert;
+mod config;
+mod daemon;
+mod failure;
 mod init;
+mod key;
+mod logs;
+mod output;
+mod pair;
 mod reload;
-mod replace;
 mod run;
 mod signals;
+mod status;
+mod stop;
+mod usage;
+mod users;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
+use self::failure::Failure;
+use crate::settings::Settings;
+
+/// The node could not run, or did not do what it was asked.
+const EXIT_FAILED: u8 = 1;
 /// The settings or the command line are wrong; nothing was started.
 const EXIT_USAGE: u8 = 2;
-/// The node could not run.
-const EXIT_FAILED: u8 = 1;
+/// A command for a running daemon found none.
+const EXIT_NO_DAEMON: u8 = 3;
 
 /// The node daemon beside Xray: a panel says who may connect.
 ///
-/// Settings come from the environment and from .env in the working directory; see .env.example.
-/// Exit codes: 0 after a stop that was asked for, 1 when the node could not run, 2 when the command
-/// line or a setting is wrong.
+/// Settings come from the environment and from .env in the working directory; commands for a running daemon read
+/// /etc/raynode/raynode.env where there is no .env. `raynode config show` tells what is in force.
 #[derive(Debug, Parser)]
-#[command(name = "raynode", version)]
+#[command(
+    name = "raynode",
+    version,
+    max_term_width = 80,
+    after_help = "Exit codes: 0 when it was done, 1 when not, 2 when the command line or a setting is wrong, 3 when no daemon answers."
+)]
 struct Arguments {
     #[command(subcommand)]
     command: Command,
@@ -31,11 +51,36 @@ struct Arguments {
 enum Command {
     /// Serve panels until SIGTERM or SIGINT.
     Run(run::Arguments),
-    /// Make the daemon that runs with these settings read them anew, as SIGHUP does: certificates, keys, and
-    /// what the core is made of. A core that is to be made of another binary makes way for one that is.
-    Reload,
     /// Be process 1 of a container: start the daemon, start it again when it dies, and reap.
     Init(init::Arguments),
+    /// What runs, since when, for whom, and what changed last.
+    Status(status::Arguments),
+    /// The log of the cores.
+    Logs(logs::Arguments),
+    /// Who may connect, who is online, who used how much.
+    Users(users::Arguments),
+    /// What was used, by user, inbound and outbound, and what the panel does not have yet.
+    Usage(usage::Arguments),
+    /// What a panel asks for when this node is added to it. This shows the API key.
+    Pair(pair::Arguments),
+    /// The certificate: show it, make another one, use one of yours.
+    Cert(cert::Arguments),
+    /// The API keys: add one, name them, revoke one.
+    Key(key::Arguments),
+    /// The settings in force, and what a configuration for Xray would do.
+    Config(config::Arguments),
+    /// Stop node and core.
+    Stop,
+    /// Make way for the binary on disk: the core serves on, and no connection is closed.
+    Restart(stop::RestartArguments),
+    /// Read settings, certificate and keys anew, as SIGHUP does. A core that is to be made of another binary makes
+    /// way for one that is.
+    Reload,
+    /// Print a script that completes this command line.
+    Completions {
+        /// For which shell.
+        shell: clap_complete::Shell,
+    },
 }
 
 /// Runs what the command line asks for.
@@ -43,7 +88,42 @@ enum Command {
 pub fn main() -> ExitCode {
     match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
-        Command::Reload => reload::run(),
         Command::Init(arguments) => init::run(&arguments),
+        Command::Status(arguments) => {
+            ask(async |settings| status::run(&settings, &arguments).await)
+        }
+        Command::Logs(arguments) => ask(async |settings| logs::run(&settings, arguments).await),
+        Command::Users(arguments) => ask(async |settings| users::run(&settings, &arguments).await),
+        Command::Usage(arguments) => ask(async |settings| usage::run(&settings, &arguments).await),
+        Command::Pair(arguments) => ask(async |settings| pair::run(&settings, arguments).await),
+        Command::Cert(arguments) => ask(async |settings| cert::run(&settings, arguments).await),
+        Command::Key(arguments) => ask(async |settings| key::run(&settings, arguments).await),
+        Command::Config(arguments) => ask(async |settings| config::run(settings, arguments).await),
+        Command::Stop => ask(async |settings| stop::stop(&settings).await),
+        Command::Restart(arguments) => {
+            ask(async |settings| stop::restart(&settings, &arguments).await)
+        }
+        Command::Reload => ask(async |settings| reload::run(&settings).await),
+        Command::Completions { shell } => {
+            let mut command = Arguments::command();
+            clap_complete::generate(shell, &mut command, "raynode", &mut std::io::stdout());
+            ExitCode::SUCCESS
+        }
     }
+}
+
+/// Does something that needs the settings and ends.
+fn ask(work: impl AsyncFnOnce(Settings) -> Result<ExitCode, Failure>) -> ExitCode {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build();
+    let done = match (Settings::find(), runtime) {
+        (Ok(settings), Ok(runtime)) => runtime.block_on(work(settings)),
+        (Err(mistakes), _) => Err(mistakes.into()),
+        (_, Err(error)) => Err(Failure::of("the runtime can't be started")(error)),
+    };
+    done.unwrap_or_else(|failure| {
+        failure.tell();
+        failure.exit_code()
+    })
 }

@@ -6,18 +6,19 @@
     reason = "a command speaks to its operator"
 )]
 
-use std::net::{IpAddr, TcpListener};
+use std::net::TcpListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use super::replace;
+use super::pair;
 use super::signals::Ending;
 use super::{EXIT_FAILED, EXIT_USAGE};
-use crate::app::{self, App, Pairing};
-use crate::settings::{Protocols, Settings};
+use crate::app::{self, App};
+use crate::replace;
+use crate::settings::Settings;
 use crate::shutdown::{How, Shutdown};
 use crate::xray::leftover;
 use crate::{host, telemetry};
@@ -100,7 +101,7 @@ async fn serve(settings: Settings, binary: PathBuf, show_pairing: bool) -> Ended
     let shutdown = Shutdown::default();
     // Before anything is started, so that no signal finds us without a handler.
     let hangup = || signal(SignalKind::hangup());
-    let (ending, hangups) = match (Ending::listen(binary), hangup(), hangup(), hangup()) {
+    let (ending, hangups) = match (Ending::listen(binary.clone()), hangup(), hangup(), hangup()) {
         (Ok(ending), Ok(one), Ok(two), Ok(three)) => (ending, [one, two, three]),
         (Err(error), ..) | (_, Err(error), ..) | (_, _, Err(error), _) | (.., Err(error)) => {
             return Ended::Failed(format!("signals can't be received: {error}"));
@@ -108,7 +109,7 @@ async fn serve(settings: Settings, binary: PathBuf, show_pairing: bool) -> Ended
     };
     let mut hurry = std::pin::pin!(ending.watch(&shutdown));
     let built = tokio::select! {
-        built = App::build(settings) => built,
+        built = App::build(settings, binary.clone()) => built,
         () = &mut hurry => return Ended::Hurried(shutdown.how()),
     };
     let app = match built {
@@ -116,7 +117,10 @@ async fn serve(settings: Settings, binary: PathBuf, show_pairing: bool) -> Ended
         Err(error) => return Ended::Failed(error.to_string()),
     };
     if show_pairing {
-        print!("{}", describe(app.pairing()));
+        match app.identity().pairing() {
+            Ok(pairing) => println!("{}", pair::describe(&pairing)),
+            Err(error) => return Ended::Failed(error.to_string()),
+        }
     }
     let ended = tokio::select! {
         ended = app.run(hangups, shutdown.clone()) => ended,
@@ -132,41 +136,4 @@ async fn serve(settings: Settings, binary: PathBuf, show_pairing: bool) -> Ended
 fn failed(reason: &str) -> ExitCode {
     eprintln!("raynode: {reason}");
     ExitCode::from(EXIT_FAILED)
-}
-
-fn describe(pairing: &Pairing) -> String {
-    let address = reachable(pairing.address.ip());
-    let connection = match pairing.protocols {
-        Protocols::Both => "grpc or rest",
-        Protocols::Grpc => "grpc",
-        Protocols::Rest => "rest",
-    };
-    format!(
-        "\nAdd this node to your panel:\n\n  \
-         address      {address}\n  \
-         port         {}\n  \
-         connection   {connection}\n  \
-         API key      {}\n  \
-         certificate  {}\n  \
-         SHA-256      {}\n\n",
-        pairing.address.port(),
-        pairing.api_key,
-        pairing.certificate.display(),
-        pairing.fingerprint,
-    )
-}
-
-/// An address that a panel could use: the one listened on, or the first that this machine has.
-fn reachable(listening: IpAddr) -> IpAddr {
-    if !listening.is_unspecified() {
-        return listening;
-    }
-    let own = host::addresses();
-    let same_family = own
-        .iter()
-        .find(|address| address.is_ipv4() == listening.is_ipv4());
-    same_family
-        .or(own.first())
-        .copied()
-        .unwrap_or(IpAddr::from([127, 0, 0, 1]))
 }

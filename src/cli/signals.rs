@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use tokio::signal::unix::{Signal, SignalKind, signal};
 
-use super::replace;
+use crate::replace;
 use crate::shutdown::{How, Shutdown};
 use crate::systemd;
 

@@ -44,18 +44,28 @@ pub fn api_key(state_dir: &Path) -> Result<Uuid, Error> {
             }
             Ok(identity.api_key)
         }
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            let identity = Identity {
-                format: FORMAT,
-                api_key: Uuid::new_v4(),
-            };
-            let text =
-                serde_json::to_string_pretty(&identity).map_err(|error| fail(error.into()))?;
-            disk::write_private(&path, format!("{text}\n").as_bytes()).map_err(fail)?;
-            Ok(identity.api_key)
-        }
+        Err(error) if error.kind() == io::ErrorKind::NotFound => replace_api_key(state_dir),
         Err(error) => Err(fail(error)),
     }
+}
+
+/// Another key in the place of the one that is kept there, if any is.
+///
+/// # Errors
+/// When the file can't be written; the old key is still there then.
+pub fn replace_api_key(state_dir: &Path) -> Result<Uuid, Error> {
+    let path = state_dir.join("identity");
+    let fail = |source| Error::Io {
+        path: path.clone(),
+        source,
+    };
+    let identity = Identity {
+        format: FORMAT,
+        api_key: Uuid::new_v4(),
+    };
+    let text = serde_json::to_string_pretty(&identity).map_err(|error| fail(error.into()))?;
+    disk::write_private(&path, format!("{text}\n").as_bytes()).map_err(fail)?;
+    Ok(identity.api_key)
 }
 
 #[cfg(test)]

@@ -10,8 +10,10 @@ use std::path::{Path, PathBuf};
 use rcgen::{
     CertificateParams, DistinguishedName, DnType, ExtendedKeyUsagePurpose, KeyPair, KeyUsagePurpose,
 };
+use rustls::crypto::ring;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::sign::CertifiedKey;
 use sha2::{Digest, Sha256};
 use time::{Duration, OffsetDateTime};
 
@@ -45,13 +47,18 @@ impl Certificate {
     /// SHA-256 over the certificate, as browsers and openssl show it.
     #[must_use]
     pub fn fingerprint(&self) -> String {
-        let leaf = self.chain.first().map(AsRef::as_ref).unwrap_or_default();
-        let pairs: Vec<String> = Sha256::digest(leaf)
-            .iter()
-            .map(|byte| format!("{byte:02X}"))
-            .collect();
-        pairs.join(":")
+        self.chain.first().map(fingerprint).unwrap_or_default()
     }
+}
+
+/// SHA-256 over a certificate, as browsers and openssl show it.
+#[must_use]
+pub fn fingerprint(certificate: &CertificateDer<'_>) -> String {
+    let pairs: Vec<String> = Sha256::digest(certificate)
+        .iter()
+        .map(|byte| format!("{byte:02X}"))
+        .collect();
+    pairs.join(":")
 }
 
 /// The pair at these places; one is made when neither is there.
@@ -107,6 +114,79 @@ pub fn load_certificate(certificate: &Path, key: &Path) -> Result<Certificate, E
     })
 }
 
+/// Another self-signed pair in the place of the one at these places, which stays beside it.
+///
+/// # Errors
+/// When none can be made or written.
+pub fn renew_certificate(
+    certificate: &Path,
+    key: &Path,
+    extra_names: &[String],
+) -> Result<Certificate, Error> {
+    keep_beside(certificate)?;
+    keep_beside(key)?;
+    generate(certificate, key, extra_names)?;
+    load_certificate(certificate, key)
+}
+
+/// This pair in the place of the one at these places, which stays beside it.
+///
+/// # Errors
+/// When it is no pair, or can't be written; nothing changes in the first case.
+pub fn import_certificate(
+    certificate: &Path,
+    key: &Path,
+    (certificate_pem, key_pem): (&str, &str),
+) -> Result<Certificate, Error> {
+    let trial = Certificate {
+        chain: CertificateDer::pem_slice_iter(certificate_pem.as_bytes())
+            .collect::<Result<Vec<_>, _>>()
+            .map_err(|error| Error::NoPair(format!("the certificate is no PEM ({error})")))?,
+        key: PrivateKeyDer::from_pem_slice(key_pem.as_bytes()).map_err(|_| {
+            Error::NoPair("the key is no PEM private key without passphrase".to_owned())
+        })?,
+        path: certificate.to_owned(),
+    };
+    if trial.chain.is_empty() {
+        return Err(Error::NoPair("there is no certificate in it".to_owned()));
+    }
+    CertifiedKey::from_der(
+        trial.chain.clone(),
+        trial.key.clone_key(),
+        &ring::default_provider(),
+    )
+    .map_err(|error| Error::NoPair(error.to_string()))?;
+    keep_beside(certificate)?;
+    keep_beside(key)?;
+    write(key, key_pem, disk::write_private)?;
+    write(certificate, certificate_pem, disk::write_public)?;
+    Ok(trial)
+}
+
+/// The last one is kept.
+fn keep_beside(path: &Path) -> Result<(), Error> {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".old");
+    match std::fs::copy(path, &beside) {
+        Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Error::Io {
+            path: beside.into(),
+            source,
+        }),
+        _ => Ok(()),
+    }
+}
+
+fn write(path: &Path, text: &str, write: fn(&Path, &[u8]) -> io::Result<()>) -> Result<(), Error> {
+    let fail = |path: &Path| {
+        let path = path.to_owned();
+        move |source| Error::Io { path, source }
+    };
+    if let Some(folder) = path.parent() {
+        std::fs::create_dir_all(folder).map_err(fail(folder))?;
+    }
+    write(path, text.as_bytes()).map_err(fail(path))
+}
+
 fn exists(path: &Path) -> Result<bool, Error> {
     path.try_exists().map_err(|source| Error::Io {
         path: path.to_owned(),
@@ -136,21 +216,9 @@ fn generate(certificate: &Path, key: &Path, extra_names: &[String]) -> Result<()
     params.extended_key_usages = vec![ExtendedKeyUsagePurpose::ServerAuth];
     let signed = params.self_signed(&pair)?;
 
-    let write = |path: &Path, text: String, write: fn(&Path, &[u8]) -> io::Result<()>| {
-        if let Some(folder) = path.parent() {
-            std::fs::create_dir_all(folder).map_err(|source| Error::Io {
-                path: folder.to_owned(),
-                source,
-            })?;
-        }
-        write(path, text.as_bytes()).map_err(|source| Error::Io {
-            path: path.to_owned(),
-            source,
-        })
-    };
     // The key first: with it alone the next start says what is missing.
-    write(key, pair.serialize_pem(), disk::write_private)?;
-    write(certificate, signed.pem(), disk::write_public)?;
+    write(key, &pair.serialize_pem(), disk::write_private)?;
+    write(certificate, &signed.pem(), disk::write_public)?;
     tracing::info!(certificate = %certificate.display(), "made a certificate for this node");
     Ok(())
 }

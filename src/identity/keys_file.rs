@@ -7,6 +7,7 @@ use std::path::Path;
 use uuid::Uuid;
 
 use super::Error;
+use crate::disk;
 
 /// The keys of a file with a line each: name, blank, key. `#` begins a comment.
 ///
@@ -48,6 +49,52 @@ pub fn keys_file(path: &Path) -> Result<Vec<(String, Uuid)>, Error> {
         return Err(unusable("holds no key".to_owned()));
     }
     Ok(keys)
+}
+
+/// Puts a key behind the others; the file is made where there is none.
+///
+/// # Errors
+/// When the file can't be read or written.
+pub fn add_key(path: &Path, name: &str, key: Uuid) -> Result<(), Error> {
+    edit(path, |text| {
+        let mut text = text.to_owned();
+        if !text.is_empty() && !text.ends_with('\n') {
+            text.push('\n');
+        }
+        text + &format!("{name} {key}\n")
+    })
+}
+
+/// Takes the line of a key out; everything else stays. A file of which nothing stays is removed.
+///
+/// # Errors
+/// As for adding.
+pub fn revoke_key(path: &Path, name: &str) -> Result<(), Error> {
+    edit(path, |text| {
+        let others = text.lines().filter(|line| {
+            let line = line.split('#').next().unwrap_or_default();
+            line.split_whitespace().next() != Some(name)
+        });
+        others.flat_map(|line| [line, "\n"]).collect()
+    })
+}
+
+fn edit(path: &Path, change: impl FnOnce(&str) -> String) -> Result<(), Error> {
+    let fail = |source: io::Error| Error::Io {
+        path: path.to_owned(),
+        source,
+    };
+    let text = match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
+        text => text.map_err(fail)?,
+    };
+    let text = change(&text);
+    let done = if text.trim().is_empty() {
+        std::fs::remove_file(path)
+    } else {
+        disk::write_private(path, text.as_bytes())
+    };
+    done.map_err(fail)
 }
 
 #[cfg(test)]

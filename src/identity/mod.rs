@@ -3,10 +3,14 @@
 mod api_key;
 mod certificate;
 mod keys_file;
+mod shown;
 
-pub use self::api_key::api_key;
-pub use self::certificate::{Certificate, certificate, load_certificate};
-pub use self::keys_file::keys_file;
+pub use self::api_key::{api_key, replace_api_key};
+pub use self::certificate::{
+    Certificate, certificate, fingerprint, import_certificate, load_certificate, renew_certificate,
+};
+pub use self::keys_file::{add_key, keys_file, revoke_key};
+pub use self::shown::Shown;
 
 use std::io;
 use std::path::PathBuf;
@@ -39,6 +43,9 @@ pub enum Error {
         /// The one that is not.
         missing: PathBuf,
     },
+    /// A certificate and a key that can't be used together.
+    #[error("not a certificate and its key: {0}; nothing changed")]
+    NoPair(String),
     /// No certificate could be made.
     #[error("a certificate can't be made: {0}")]
     Generate(#[from] rcgen::Error),

@@ -66,9 +66,10 @@ pub(super) enum Change {
     },
 }
 
-impl std::fmt::Debug for Change {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
+impl Change {
+    /// What is asked for.
+    pub(super) fn name(&self) -> &'static str {
+        match self {
             Self::Start { .. } => "start",
             Self::Stop => "stop",
             Self::RestartCore => "restart the core",
@@ -78,7 +79,13 @@ impl std::fmt::Debug for Change {
             Self::AddRule { .. } => "add a routing rule",
             Self::RemoveRule { .. } => "remove a routing rule",
             Self::OverrideBalancer { .. } => "override a balancer",
-        })
+        }
+    }
+}
+
+impl std::fmt::Debug for Change {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(self.name())
     }
 }
 

@@ -26,6 +26,7 @@ mod death;
 mod draining;
 mod handover;
 mod ladder;
+mod look;
 mod memory;
 mod way_back;
 
@@ -48,7 +49,9 @@ use super::endurance::Endurance;
 use super::grace::Grace;
 use super::handover::{Drain, Event};
 use super::harvesting::source;
+use super::history::History;
 use super::last_good::LastGood;
+use super::look::Look;
 use super::phase::Phase;
 use super::plan::{self, UserChanges};
 use super::roster::Roster;
@@ -91,8 +94,10 @@ pub(super) struct Driver {
     beside: Beside,
     from_drains: mpsc::Receiver<Event>,
     memory_guard: MemoryGuard,
-    /// How many changes there were: the one order that they have.
-    generation: u64,
+    looks: mpsc::Receiver<Look>,
+    history: Arc<History>,
+    /// What the change that is being made takes.
+    how: String,
 }
 
 /// How a driver ends.
@@ -110,7 +115,8 @@ impl Driver {
     /// A driver with what an earlier daemon left behind.
     pub(super) async fn new(
         launcher: Arc<Launcher>,
-        (queue, state): (mpsc::Receiver<Queued>, watch::Sender<State>),
+        (queue, looks): (mpsc::Receiver<Queued>, mpsc::Receiver<Look>),
+        (state, history): (watch::Sender<State>, Arc<History>),
         grace: Arc<Grace>,
         (mut last_good, harvester): (LastGood, Arc<Harvester>),
         (policy, start_again): (Policy, bool),
@@ -158,7 +164,9 @@ impl Driver {
             beside: Beside::new(policy, found.journal, found.groups, events),
             from_drains,
             memory_guard: MemoryGuard::default(),
-            generation: 0,
+            looks,
+            history,
+            how: String::new(),
         };
         driver.last_good.forget_next();
         driver.go_on_draining(found.draining, &found.gone).await;
@@ -186,8 +194,8 @@ impl Driver {
                 },
                 queued = self.queue.recv() => match queued {
                     Some((change, reply)) => {
-                        self.generation += 1;
-                        let (generation, what) = (self.generation, format!("{change:?}"));
+                        let what = change.name();
+                        let generation = self.history.begin(what);
                         // A driver that leaves its core behind finishes what it has begun.
                         let outcome = tokio::select! {
                             biased;
@@ -195,6 +203,8 @@ impl Driver {
                             outcome = self.apply(change) => outcome,
                         };
                         tracing::debug!(generation, what, made = outcome.is_ok(), "a change");
+                        let refused = outcome.as_ref().err().map(ToString::to_string);
+                        self.history.end(what, std::mem::take(&mut self.how), refused);
                         if let (Ok(_), Some(session)) = (&outcome, &self.session) {
                             // However long it took: a panel that waits for us is there.
                             session.touch(Instant::now());
@@ -204,6 +214,7 @@ impl Driver {
                     }
                     None => break,
                 },
+                Some(look) = self.looks.recv() => self.tell(look),
                 _ = tick.tick() => tokio::select! {
                     biased;
                     () = leave.stop.cancelled() => break,
@@ -325,6 +336,10 @@ impl Driver {
     /// Whoever is gone afterwards is cut in the cores that drain, too.
     async fn change_users(&mut self, changes: UserChanges) -> Result<(), Error> {
         let removed = changes.removed();
+        self.takes(&format!(
+            "{} users change over the core's API",
+            changes.len()
+        ));
         let Phase::Serving { core, applied } = &mut self.phase else {
             return Err(Error::CoreNotStarted);
         };
@@ -334,6 +349,14 @@ impl Driver {
         let gone: Vec<String> = gone.map(|email| email.as_str().to_owned()).collect();
         self.cut(&gone);
         made
+    }
+
+    /// Puts down what the change that is being made takes.
+    fn takes(&mut self, how: &str) {
+        if !self.how.is_empty() {
+            self.how.push_str(", ");
+        }
+        self.how.push_str(how);
     }
 
     fn serving(&mut self) -> Result<(&Core, &mut Applied, &mut LastGood), Error> {
@@ -440,12 +463,18 @@ impl Driver {
             Phase::GaveUp { why, .. } => Some(Arc::clone(why)),
             _ => None,
         };
+        let retry = match &self.phase {
+            Phase::Down { retry, .. } => Some(retry.into_std()),
+            _ => None,
+        };
         self.state.send_replace(State {
             session: self.session.clone(),
             serving,
             draining,
             tally: self.beside.tally,
             gave_up,
+            retry,
+            linger_until: self.linger_until.filter(|_| self.session.is_none()),
         });
     }
 }

@@ -15,7 +15,10 @@ mod endurance;
 mod grace;
 mod handover;
 mod harvesting;
+mod history;
 mod last_good;
+mod look;
+mod overview;
 mod phase;
 mod plan;
 mod reads;
@@ -34,6 +37,9 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+pub use self::history::{LastChange, UnderWay};
+pub use self::look::{Comparison, Listed, Step};
+pub use self::overview::{Doing, Overview};
 pub use self::reads::{CoreInfo, Latency, LogStream};
 pub use self::roster::{Refused, Roster};
 pub use self::session::Session;
@@ -42,7 +48,9 @@ pub use self::user::{Email, Malformed, User, Users};
 use self::change::{Change, Outcome};
 use self::driver::{Driver, Leave, Queued};
 use self::grace::Grace;
+use self::history::History;
 use self::last_good::LastGood;
+use self::look::{LOOKS, Look};
 use self::plan::Desired;
 use self::state::{Serving, State};
 use crate::host::Host;
@@ -149,6 +157,9 @@ pub enum Error {
     /// Too many changes wait already.
     #[error("too many changes are waiting for their turn, try again in a few seconds")]
     Busy,
+    /// A change takes so long that there is no answer.
+    #[error("the node is busy with a change ({0}), try again in a few seconds")]
+    Occupied(&'static str),
     /// The node is ending.
     #[error("the node is shutting down")]
     ShuttingDown,
@@ -193,6 +204,8 @@ pub struct Node {
     grace: Arc<Grace>,
     host: Arc<Host>,
     harvester: Arc<Harvester>,
+    looks: mpsc::Sender<Look>,
+    history: Arc<History>,
 }
 
 /// The driver's task.
@@ -284,6 +297,8 @@ impl Node {
     pub async fn spawn(launcher: Launcher, memory: Memory) -> (Self, Running) {
         let launcher = Arc::new(launcher);
         let (queue, changes) = mpsc::channel(QUEUE);
+        let (looks, to_tell) = mpsc::channel(LOOKS);
+        let history = Arc::new(History::default());
         let (publish, state) = watch::channel(State::default());
         let grace = Arc::new(Grace::new(memory.stop_grace));
         let leave = Leave::default();
@@ -293,7 +308,8 @@ impl Node {
         let harvester = Arc::new(Harvester::new(ledger.clone(), interval));
         let driver = Driver::new(
             Arc::clone(&launcher),
-            (changes, publish),
+            (changes, to_tell),
+            (publish, Arc::clone(&history)),
             Arc::clone(&grace),
             (last_good, Arc::clone(&harvester)),
             (memory.handover, memory.restore),
@@ -309,6 +325,8 @@ impl Node {
             grace,
             host: Arc::new(Host::new()),
             harvester,
+            looks,
+            history,
         };
         let running = Running {
             launcher: Arc::clone(&node.launcher),

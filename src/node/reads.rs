@@ -70,7 +70,7 @@ impl LogStream {
     /// The next line; cancel-safe. `None` when the node ends.
     pub async fn next(&mut self) -> Option<String> {
         Some(match self.viewer.next().await? {
-            logs::Entry::Line(line) => line.to_string(),
+            logs::Entry::Line(line) => line.text.to_string(),
             logs::Entry::Lost(count) => {
                 format!("[raynode] {count} lines are missing here: this viewer reads too slowly")
             }
@@ -188,7 +188,7 @@ impl Node {
     }
 
     /// A core that does not answer keeps what it has counted; what is known of it is told all the same.
-    async fn read_counters(&self, of: &Of) {
+    pub(super) async fn read_counters(&self, of: &Of) {
         let harvester = &self.harvester;
         let read = |core: Source| async move {
             match of {
@@ -244,6 +244,11 @@ impl Node {
                 runs: source.version,
             });
         }
+        self.online_at(source).await
+    }
+
+    /// Everybody who is online at this core, or at one that drains.
+    pub(super) async fn online_at(&self, source: &Source) -> Result<Vec<OnlineUser>, Error> {
         let mut all = self
             .harvester
             .online(source)

@@ -59,13 +59,25 @@ impl Session {
         );
     }
 
+    /// When its panel's Start was made.
+    #[must_use]
+    pub fn started(&self) -> Instant {
+        self.started
+    }
+
+    /// When its panel last made a call that succeeded.
+    #[must_use]
+    pub fn last_call(&self) -> Instant {
+        let since_start = Duration::from_millis(self.last_call.load(Ordering::Relaxed));
+        self.started
+            .checked_add(since_start)
+            .unwrap_or(self.started)
+    }
+
     /// When the session ends unless its panel calls; `None` for one that does not end by itself.
     #[must_use]
     pub fn deadline(&self) -> Option<Instant> {
-        let last_call = Duration::from_millis(self.last_call.load(Ordering::Relaxed));
-        self.started
-            .checked_add(last_call)?
-            .checked_add(self.keep_alive?)
+        self.last_call().checked_add(self.keep_alive?)
     }
 
     /// Whether its panel has been silent for too long.

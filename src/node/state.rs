@@ -19,6 +19,10 @@ pub(super) struct State {
     pub(super) tally: Tally,
     /// Why the core stays down, when it does.
     pub(super) gave_up: Option<Arc<str>>,
+    /// When a core that died is started again.
+    pub(super) retry: Option<Instant>,
+    /// Until when the core serves on though no panel has control.
+    pub(super) linger_until: Option<Instant>,
 }
 
 /// The core that serves, for those who read.

@@ -36,6 +36,15 @@ impl std::fmt::Debug for Keys {
     }
 }
 
+impl Keys {
+    /// What their operator calls them.
+    #[must_use]
+    pub fn names(&self) -> Vec<String> {
+        let keys = self.keys.load();
+        keys.iter().map(|key| key.name.clone()).collect()
+    }
+}
+
 /// What a caller has shown.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Shown {

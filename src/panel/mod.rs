@@ -19,6 +19,7 @@ pub mod gate;
 pub mod grpc;
 pub mod health;
 mod json;
+pub mod key_ring;
 pub mod listener;
 pub mod maintenance;
 mod openapi;

@@ -9,6 +9,7 @@ use crate::proto::raynode::v1::{
     AcknowledgeUsageRequest, AcknowledgeUsageResponse, CollectUsageRequest, CollectUsageResponse,
     Kind, ListOnlineUsersRequest, ListOnlineUsersResponse, OnlineAddress, OnlineUser, UsageEntry,
 };
+use crate::usage::Address;
 use crate::usage::book::Entry;
 use crate::usage::counter;
 
@@ -86,15 +87,7 @@ impl UsageService for Receipts {
         let users = users.map_err(|error| status::of(&error))?.into_iter();
         let users = users.map(|user| OnlineUser {
             email: user.email,
-            addresses: user
-                .addresses
-                .into_iter()
-                .map(|address| OnlineAddress {
-                    ip: address.ip,
-                    latest: address.latest,
-                    since: address.since,
-                })
-                .collect(),
+            addresses: user.addresses.into_iter().map(Into::into).collect(),
         });
         Ok(Response::new(ListOnlineUsersResponse {
             users: users.collect(),
@@ -102,14 +95,29 @@ impl UsageService for Receipts {
     }
 }
 
+impl From<Address> for OnlineAddress {
+    fn from(address: Address) -> Self {
+        Self {
+            ip: address.ip,
+            latest: address.latest,
+            since: address.since,
+        }
+    }
+}
+
+impl From<counter::Kind> for Kind {
+    fn from(kind: counter::Kind) -> Self {
+        match kind {
+            counter::Kind::User => Self::User,
+            counter::Kind::Inbound => Self::Inbound,
+            counter::Kind::Outbound => Self::Outbound,
+        }
+    }
+}
+
 fn entry(entry: &Entry) -> UsageEntry {
-    let kind = match entry.kind {
-        counter::Kind::User => Kind::User,
-        counter::Kind::Inbound => Kind::Inbound,
-        counter::Kind::Outbound => Kind::Outbound,
-    };
     UsageEntry {
-        kind: kind.into(),
+        kind: Kind::from(entry.kind).into(),
         name: entry.name.as_ref().to_owned(),
         uplink: entry.bytes.up,
         downlink: entry.bytes.down,

@@ -6,10 +6,19 @@ use tonic_reflection::server::{Builder, Error};
 
 use crate::proto::SERVICE_DESCRIPTORS;
 
+/// What is served where panels call; the operator's calls are not.
+const SERVED: [&str; 4] = [
+    "service.NodeService",
+    "raynode.v1.UsageService",
+    "raynode.v1.CoreService",
+    "grpc.health.v1.Health",
+];
+
 fn described() -> Builder<'static> {
-    Builder::configure()
+    let builder = Builder::configure()
         .register_encoded_file_descriptor_set(SERVICE_DESCRIPTORS)
-        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
+        .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
+    SERVED.into_iter().fold(builder, Builder::with_service_name)
 }
 
 /// Version 1.

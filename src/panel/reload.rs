@@ -6,11 +6,12 @@ use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use rustls::crypto::ring;
+use rustls::pki_types::CertificateDer;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::signal::unix::Signal;
 
-use crate::identity::{self, Certificate};
+use crate::identity::{self, Certificate, Shown};
 
 /// How often the files are looked at.
 const LOOK: Duration = Duration::from_secs(2);
@@ -32,6 +33,22 @@ impl Current {
     /// When key and certificate do not belong together.
     pub fn new(certificate: Certificate) -> Result<Self, rustls::Error> {
         certified(certificate).map(|pair| Self(ArcSwap::from_pointee(pair)))
+    }
+}
+
+impl Current {
+    /// The certificate, then those that signed it.
+    #[must_use]
+    pub fn chain(&self) -> Vec<CertificateDer<'static>> {
+        self.0.load().cert.clone()
+    }
+
+    /// When it ends, Unix seconds; `None` where that can't be read.
+    #[must_use]
+    pub fn ends(&self) -> Option<i64> {
+        let pair = self.0.load();
+        let shown = Shown::of(pair.cert.first()?)?;
+        Some(shown.ends)
     }
 }
 

@@ -19,6 +19,7 @@ pub fn of(error: &Error) -> Status {
         | Error::CoreNotStarted
         | Error::GaveUp(_)
         | Error::Busy
+        | Error::Occupied(_)
         | Error::ShuttingDown
         | Error::SysStats(_)
         | Error::Usage(

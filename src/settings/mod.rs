@@ -6,6 +6,7 @@
 mod core;
 mod limits;
 mod parse;
+pub mod reference;
 mod source;
 
 use std::fmt;
@@ -19,9 +20,15 @@ use uuid::Uuid;
 pub use self::core::{CoreSettings, MemoryLimit};
 pub use self::limits::Limits;
 use self::parse::Reader;
-pub use self::source::Source;
+pub use self::parse::duration as a_span;
+pub use self::source::{Source, Sources};
 use crate::usage::{Policy, Unsure};
 use crate::xray::handover;
+
+/// Where settings are, beside the environment: for a daemon and for who stands beside it.
+const HERE: &str = ".env";
+/// Where those of the service are.
+const SERVICE: &str = "/etc/raynode/raynode.env";
 
 /// Longest path of a unix socket on Linux is 107 bytes; ours is below the runtime folder, and Xray
 /// puts a mode behind it.
@@ -142,13 +149,18 @@ impl Settings {
     /// # Errors
     /// With every mistake there is.
     pub fn load() -> Result<Self, Mistakes> {
-        let mut mistakes = Vec::new();
-        let file = source::env_file(Path::new(".env"), &mut mistakes);
-        let environment = |name: &str| Some(std::env::var_os(name)?.to_string_lossy().into_owned());
-        Self::read(
-            &source::layered(&environment, &|name: &str| file.get(name).cloned()),
-            mistakes,
-        )
+        let (sources, mistakes) = Sources::read(Path::new(HERE));
+        Self::read(&sources, mistakes)
+    }
+
+    /// The same for a command that somebody gives anywhere: where there is no `.env`, it reads the file of the
+    /// service.
+    ///
+    /// # Errors
+    /// With every mistake there is.
+    pub fn find() -> Result<Self, Mistakes> {
+        let (sources, mistakes) = Sources::find();
+        Self::read(&sources, mistakes)
     }
 
     /// Reads the settings from any source.

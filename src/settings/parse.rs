@@ -149,7 +149,7 @@ pub(super) fn boolean(text: &str) -> Option<bool> {
 }
 
 /// A number with its unit: `250ms`, `30s`, `5m`, `1h`, `31d`. A bare number is seconds.
-pub(super) fn duration(text: &str) -> Option<Duration> {
+pub fn duration(text: &str) -> Option<Duration> {
     let (number, unit) = number_and_unit(text)?;
     let millis = match unit {
         "ms" => 1,

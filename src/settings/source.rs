@@ -2,9 +2,9 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-use super::Mistake;
+use super::{HERE, Mistake, SERVICE};
 
 /// Gives the value of a variable, if it is set.
 pub trait Source {
@@ -30,6 +30,65 @@ pub(super) fn layered(environment: &impl Source, file: &impl Source) -> impl Sou
             .filter(|_| !is_openssls)
             .or_else(|| file.get(name))
     }
+}
+
+/// The environment over a file of settings.
+#[derive(Debug)]
+pub struct Sources {
+    file: PathBuf,
+    values: HashMap<String, String>,
+}
+
+impl Sources {
+    /// The environment over this file, and what is wrong with the file.
+    pub(super) fn read(file: &Path) -> (Self, Vec<Mistake>) {
+        let mut mistakes = Vec::new();
+        let values = env_file(file, &mut mistakes);
+        let file = file.to_owned();
+        (Self { file, values }, mistakes)
+    }
+
+    /// The environment over `.env` here or, where there is none, over the file of the service.
+    pub(super) fn find() -> (Self, Vec<Mistake>) {
+        let here = Path::new(HERE);
+        Self::read(if here.exists() {
+            here
+        } else {
+            Path::new(SERVICE)
+        })
+    }
+
+    /// What a command finds.
+    #[must_use]
+    pub fn of_a_command() -> Self {
+        Self::find().0
+    }
+
+    /// A value and where it stands.
+    #[must_use]
+    pub fn find_value(&self, name: &str) -> Option<(String, String)> {
+        let value = self.get(name).filter(|value| !value.trim().is_empty())?;
+        let is_in_file = self.values.get(name) == Some(&value) && in_environment(name).is_none();
+        let from = if is_in_file {
+            self.file.display().to_string()
+        } else {
+            "environment".to_owned()
+        };
+        Some((value.trim().to_owned(), from))
+    }
+}
+
+impl Source for Sources {
+    fn get(&self, name: &str) -> Option<String> {
+        layered(&in_environment, &|name: &str| {
+            self.values.get(name).cloned()
+        })
+        .get(name)
+    }
+}
+
+fn in_environment(name: &str) -> Option<String> {
+    Some(std::env::var_os(name)?.to_string_lossy().into_owned())
 }
 
 /// Reads a file of `NAME=value` lines. One that is not there is an empty one; of a line that can't

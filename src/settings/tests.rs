@@ -318,3 +318,60 @@ fn cores_have_limits_and_a_way_to_make_way() {
         assert!(settings(&[(name, wrong)]).is_err(), "{name}");
     }
 }
+
+#[test]
+fn the_reference_has_every_setting_that_is_read() {
+    let read = std::cell::RefCell::new(std::collections::BTreeSet::new());
+    let source = |name: &str| {
+        read.borrow_mut().insert(name.to_owned());
+        None
+    };
+    Settings::from_source(&source).unwrap();
+    let described: std::collections::BTreeSet<String> = reference::GROUPS
+        .iter()
+        .flat_map(|group| group.settings)
+        .map(|setting| setting.name.to_owned())
+        .collect();
+    assert_eq!(described, *read.borrow());
+}
+
+/// `UPDATE=1 cargo test --lib settings` writes the page.
+#[test]
+fn the_page_of_settings_is_the_reference() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("docs/settings.md");
+    let page = reference::page();
+    if std::env::var_os("UPDATE").is_some() {
+        std::fs::write(&path, &page).unwrap();
+    }
+    assert_eq!(std::fs::read_to_string(&path).unwrap(), page);
+}
+
+#[test]
+fn what_is_in_force_is_shown_with_its_place_and_without_secrets() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("raynode.env");
+    std::fs::write(
+        &file,
+        "API_KEY=7c1f4a0e-0000-4000-8000-000000000000\nSTOP_GRACE= 5s\n",
+    )
+    .unwrap();
+    let (sources, mistakes) = Sources::read(&file);
+    assert!(mistakes.is_empty());
+    let all = reference::effective(&sources);
+    let of = |name: &str| all.iter().find(|one| one.name == name).unwrap();
+    assert_eq!(
+        (
+            of("API_KEY").value.as_str(),
+            of("STOP_GRACE").value.as_str()
+        ),
+        ("(hidden)", "5s")
+    );
+    assert_eq!(of("STOP_GRACE").from, file.display().to_string());
+    assert_eq!(
+        (
+            of("DRAIN_TIMEOUT").value.as_str(),
+            of("DRAIN_TIMEOUT").from.as_str()
+        ),
+        ("1h", "default")
+    );
+}

@@ -12,6 +12,7 @@ use std::sync::Arc;
 use uuid::Uuid;
 
 use super::counter::{Bytes, Kind, Reading};
+use super::ledger::Total;
 
 /// One core's lifetime.
 pub type Epoch = Uuid;
@@ -294,6 +295,32 @@ impl Book {
             bytes,
         };
         sums.into_iter().map(entry).collect()
+    }
+
+    /// What everybody and everything used.
+    pub(super) fn totals(&self) -> Vec<Total> {
+        let mut on_their_way: HashMap<(Kind, &Arc<str>), Bytes> = HashMap::new();
+        for delivery in self.contents.deliveries.values() {
+            for entry in &delivery.entries {
+                let sum = on_their_way.entry((entry.kind, &entry.name)).or_default();
+                sum.add(entry.bytes);
+            }
+        }
+        let rows = |kind| table(&self.contents.rows, kind).iter();
+        let all = Kind::ALL
+            .into_iter()
+            .flat_map(|kind| rows(kind).map(move |(name, row)| (kind, name, row)));
+        let total = |(kind, name, row): (Kind, &Arc<str>, &Row)| {
+            let mut pending = row.pending;
+            pending.add(on_their_way.get(&(kind, name)).copied().unwrap_or_default());
+            Total {
+                kind,
+                name: Arc::clone(name),
+                lifetime: row.lifetime,
+                pending,
+            }
+        };
+        all.map(total).collect()
     }
 
     /// Whether bytes were ever counted for this name, as far as that is still known.

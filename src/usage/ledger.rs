@@ -17,6 +17,7 @@ use tokio::sync::{mpsc, oneshot};
 use self::keeper::Keeper;
 use super::Policy;
 use super::book::{Entry, Epoch, Of, TooMany};
+use super::counter::{Bytes, Kind};
 use crate::proto::xray::app::stats::command::UserStat;
 use crate::xray::client::Counter;
 
@@ -78,12 +79,26 @@ pub struct Batch {
     pub more: bool,
 }
 
+/// What one user, inbound or outbound used.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Total {
+    /// Of what.
+    pub kind: Kind,
+    /// E-mail or tag.
+    pub name: Arc<str>,
+    /// Counted ever, as far as that is known.
+    pub lifetime: Bytes,
+    /// What of that nobody has: it waits for a panel, or is on its way to one.
+    pub pending: Bytes,
+}
+
 enum Command {
     Count(Epoch, Vec<Readings>, oneshot::Sender<Vec<Arc<str>>>),
     /// There is something in the notes.
     Look,
     OfCores(Vec<Epoch>, Of, oneshot::Sender<Vec<Entry>>),
     Knows(Epoch, String, oneshot::Sender<bool>),
+    Totals(oneshot::Sender<Vec<Total>>),
     Report(Of, oneshot::Sender<Result<Report, Error>>),
     Batch {
         cursor: String,
@@ -189,6 +204,14 @@ impl Ledger {
     /// When the node is ending.
     pub async fn of_cores(&self, epochs: Vec<Epoch>, of: Of) -> Result<Vec<Entry>, Error> {
         self.ask(|reply| Command::OfCores(epochs, of, reply)).await
+    }
+
+    /// What everybody and everything used, in no order.
+    ///
+    /// # Errors
+    /// When the node is ending.
+    pub async fn totals(&self) -> Result<Vec<Total>, Error> {
+        self.ask(Command::Totals).await
     }
 
     /// Whether a core has counted anything for a user.

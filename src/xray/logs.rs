@@ -5,6 +5,7 @@
 
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
 
 use tokio::sync::watch;
 
@@ -21,18 +22,27 @@ pub struct Logs {
 
 #[derive(Debug)]
 struct History {
-    lines: VecDeque<Arc<str>>,
+    lines: VecDeque<Line>,
     bytes: usize,
     /// The number of the oldest line that is still here.
     oldest: u64,
     capacity: usize,
 }
 
+/// A line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Line {
+    /// When it came.
+    pub at: SystemTime,
+    /// The line.
+    pub text: Arc<str>,
+}
+
 /// What a viewer gets next.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Entry {
     /// A line.
-    Line(Arc<str>),
+    Line(Line),
     /// So many lines went before the viewer read them.
     Lost(u64),
 }
@@ -75,16 +85,17 @@ impl Logs {
 }
 
 impl History {
-    fn push(&mut self, line: Arc<str>) -> u64 {
-        self.bytes += line.len();
-        self.lines.push_back(line);
+    fn push(&mut self, text: Arc<str>) -> u64 {
+        self.bytes += text.len();
+        let at = SystemTime::now();
+        self.lines.push_back(Line { at, text });
         while self.lines.len() > self.capacity
             || (self.bytes > HISTORY_BYTES && self.lines.len() > 1)
         {
             let Some(line) = self.lines.pop_front() else {
                 break;
             };
-            self.bytes -= line.len();
+            self.bytes -= line.text.len();
             self.oldest += 1;
         }
         self.end()
@@ -110,14 +121,15 @@ impl Viewer {
     pub async fn next(&mut self) -> Option<Entry> {
         loop {
             self.written.mark_unchanged();
-            if let Some(entry) = self.take() {
+            if let Some(entry) = self.try_next() {
                 return Some(entry);
             }
             self.written.changed().await.ok()?;
         }
     }
 
-    fn take(&mut self) -> Option<Entry> {
+    /// The next line, if there is one already.
+    pub fn try_next(&mut self) -> Option<Entry> {
         let history = self.logs.lock();
         if self.next < history.oldest {
             let lost = history.oldest - self.next;
@@ -125,7 +137,7 @@ impl Viewer {
             return Some(Entry::Lost(lost));
         }
         let place = usize::try_from(self.next - history.oldest).ok()?;
-        let line = Arc::clone(history.lines.get(place)?);
+        let line = history.lines.get(place)?.clone();
         self.next += 1;
         Some(Entry::Line(line))
     }
@@ -135,8 +147,11 @@ impl Viewer {
 mod tests {
     use super::*;
 
-    fn line(text: &str) -> Entry {
-        Entry::Line(text.into())
+    async fn next(viewer: &mut Viewer) -> String {
+        match viewer.next().await.unwrap() {
+            Entry::Line(line) => line.text.to_string(),
+            Entry::Lost(count) => format!("{count} lost"),
+        }
     }
 
     #[tokio::test]
@@ -144,11 +159,11 @@ mod tests {
         let logs = Arc::new(Logs::new(10));
         logs.push("one");
         let (mut early, mut late) = (logs.viewer(), logs.viewer());
-        assert_eq!(early.next().await, Some(line("one")));
+        assert_eq!(next(&mut early).await, "one");
         logs.push("two");
-        assert_eq!(early.next().await, Some(line("two")));
-        assert_eq!(late.next().await, Some(line("one")));
-        assert_eq!(late.next().await, Some(line("two")));
+        assert_eq!(next(&mut early).await, "two");
+        assert_eq!(next(&mut late).await, "one");
+        assert_eq!(next(&mut late).await, "two");
     }
 
     #[tokio::test]
@@ -158,9 +173,9 @@ mod tests {
         for text in ["a", "b", "c", "d", "e"] {
             logs.push(text);
         }
-        assert_eq!(viewer.next().await, Some(Entry::Lost(3)));
-        assert_eq!(viewer.next().await, Some(line("d")));
-        assert_eq!(viewer.next().await, Some(line("e")));
+        assert_eq!(next(&mut viewer).await, "3 lost");
+        assert_eq!(next(&mut viewer).await, "d");
+        assert_eq!(next(&mut viewer).await, "e");
     }
 
     #[tokio::test]
@@ -168,11 +183,11 @@ mod tests {
         let logs = Arc::new(Logs::new(2));
         let mut viewer = logs.viewer();
         let writer = Arc::clone(&logs);
-        let (entry, ()) = tokio::join!(viewer.next(), async {
+        let (entry, ()) = tokio::join!(next(&mut viewer), async {
             tokio::task::yield_now().await;
             writer.push("now");
         });
-        assert_eq!(entry, Some(line("now")));
+        assert_eq!(entry, "now");
     }
 
     #[test]

@@ -26,6 +26,7 @@ mod lingering;
 mod living_on;
 mod mutated;
 mod one_order;
+mod operator;
 mod process;
 mod python_client;
 mod refusals;

@@ -86,9 +86,9 @@ async fn nobody_can_be_told_to_reload_where_nobody_runs() {
     assert!(node.command(&["reload"]).status.success());
     assert!(node.stop().success());
     let told = node.command(&["reload"]);
-    assert_eq!(told.status.code(), Some(1));
+    assert_eq!(told.status.code(), Some(3));
     let text = String::from_utf8(told.stderr).unwrap();
-    assert!(text.contains("no daemon runs in"), "{text}");
+    assert!(text.contains("no daemon answers at"), "{text}");
     node.set("HANDOVER", "perhaps");
     let told = node.command(&["reload"]);
     assert_eq!(told.status.code(), Some(2));

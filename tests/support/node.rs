@@ -277,13 +277,18 @@ impl NodeProcess {
 
     /// What another command of the program says with this node's settings.
     pub fn command(&self, arguments: &[&str]) -> std::process::Output {
-        Command::new(&self.binary)
+        self.prepared(arguments).output().unwrap()
+    }
+
+    /// A command of the operator's that is not given yet.
+    pub fn prepared(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.binary);
+        command
             .args(arguments)
             .env_clear()
             .envs(&self.settings)
-            .current_dir(self.folder.path())
-            .output()
-            .unwrap()
+            .current_dir(self.folder.path());
+        command
     }
 
     pub fn signal(&self, signal: Signal) {

@@ -47,6 +47,7 @@ impl Driver {
             let grace = Instant::now().checked_add(self.grace.get());
             self.linger_until = self.linger_until.max(grace);
             self.write_control();
+            self.publish();
         }
     }
 

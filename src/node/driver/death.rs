@@ -19,6 +19,8 @@ impl Driver {
         };
         let (ran, how) = match event {
             CoreEvent::Ended { how, ran } => {
+                let ran_for = format!("{how}, after {} s", ran.as_secs());
+                self.history.end("the core ended by itself", ran_for, None);
                 let line = format!("xray process exited unexpectedly: {how}");
                 self.launcher.logs.push(&line);
                 tracing::error!(how, ran_s = ran.as_secs(), "the core ended unexpectedly");

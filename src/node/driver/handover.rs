@@ -111,6 +111,10 @@ impl Driver {
         };
         let form = drained.leaving.form();
         self.beside.tally.note(form);
+        self.takes(&format!(
+            "handed over to a new core, {} ({because})",
+            form.name()
+        ));
         tracing::info!(
             because,
             form = form.name(),

@@ -40,6 +40,7 @@ impl Driver {
         match step {
             Plan::Nothing => {
                 tracing::info!("start: the node runs exactly this already");
+                self.takes("nothing differs");
                 Ok(())
             }
             Plan::Users(changes) => {
@@ -63,6 +64,7 @@ impl Driver {
                     return self.exchange(desired, "rules").await;
                 }
                 applied.skeleton = desired.skeleton;
+                self.takes("routing rules change over the core's API");
                 let changed = self.change_users(changes).await;
                 self.changed();
                 changed
@@ -86,6 +88,7 @@ impl Driver {
             self.cut(&applied.roster.gone_in(&desired.roster));
         }
         let mut applied = Applied::from(desired);
+        self.takes("a core is started");
         let core = applied.launch(&self.launcher, READY_DEADLINE).await?;
         if !is_the_same {
             self.endurance = Endurance::default();
@@ -110,7 +113,7 @@ impl Driver {
                 .hand_over((Applied::from(desired), tried), because)
                 .await;
         };
-        warn_of_the_end(because, &why);
+        self.warn_of_the_end(because, &why);
         self.exchange_in_turn(desired).await
     }
 
@@ -163,7 +166,7 @@ impl Driver {
                 let Some(why) = self.alone() else {
                     return self.renew(because).await;
                 };
-                warn_of_the_end(because, &why);
+                self.warn_of_the_end(because, &why);
                 self.beside.tally.restarts += 1;
             }
             _ => {}
@@ -183,6 +186,15 @@ impl Driver {
         }
     }
 
+    fn warn_of_the_end(&mut self, because: &str, why: &str) {
+        tracing::warn!(
+            because,
+            why,
+            "the core is started anew, and every connection ends: no second one can be started beside it"
+        );
+        self.takes(&format!("the core is started anew ({because}; {why})"));
+    }
+
     pub(super) async fn add_rule(&mut self, rule: &Rule, reset: bool) -> Result<(), Error> {
         let launcher = Arc::clone(&self.launcher);
         let (core, applied, _) = self.serving()?;
@@ -200,12 +212,4 @@ impl Driver {
             }
         }
     }
-}
-
-fn warn_of_the_end(because: &str, why: &str) {
-    tracing::warn!(
-        because,
-        why,
-        "the core is started anew, and every connection ends: no second one can be started beside it"
-    );
 }

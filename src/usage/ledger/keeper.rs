@@ -157,6 +157,7 @@ impl Keeper {
                 let known = self.book.knows_of(epoch, Kind::User, &email);
                 reply.send(known).ok();
             }
+            Command::Totals(reply) => drop(reply.send(self.book.totals())),
             Command::Report(of, reply) => match self.report(&of) {
                 Ok(report) => {
                     return Some(Box::new(move |written| {

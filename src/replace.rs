@@ -19,7 +19,7 @@ const DEADLINE: Duration = Duration::from_secs(10);
 
 /// The path by which this program was started, now that it still is what it was: what is there later
 /// may be another version. A link stays a link, so that it may be pointed elsewhere.
-pub(super) fn own_binary() -> io::Result<PathBuf> {
+pub(crate) fn own_binary() -> io::Result<PathBuf> {
     let running = std::env::current_exe()?;
     let named = std::env::args_os().next().and_then(|name| named(&name));
     Ok(named
@@ -47,7 +47,7 @@ fn is_same_file(one: &Path, other: &Path) -> bool {
 
 /// Whether that file is a raynode that would run with the settings of now, and which: there is no way
 /// back from one that does not.
-pub(super) async fn check(binary: &Path) -> Result<String, String> {
+pub(crate) async fn check(binary: &Path) -> Result<String, String> {
     let output = tokio::process::Command::new(binary)
         .args(std::env::args_os().skip(1))
         .arg("--check")
@@ -78,7 +78,7 @@ fn bury_the_dead() {
 }
 
 /// Becomes that binary, with these ports open. Returns only when it can't.
-pub(super) fn exec(binary: &Path, ports: Vec<TcpListener>) -> io::Error {
+pub(crate) fn exec(binary: &Path, ports: Vec<TcpListener>) -> io::Error {
     bury_the_dead();
     let count = ports.len().to_string();
     let mappings = ports

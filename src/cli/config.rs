@@ -1,0 +1,143 @@
+//! `raynode config`: the settings in force, and what a configuration for Xray would do.
+
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use serde_json::json;
+
+use super::daemon::Daemon;
+use super::failure::Failure;
+use super::output::{BAD, Form, GOOD, POOR, number, say, say_json, styled, table};
+use crate::proto::raynode::v1::{CompareConfigRequest, CompareConfigResponse, Step};
+use crate::settings::{Settings, Sources, reference};
+use crate::xray::config::{Nobody, Skeleton};
+use crate::xray::core::Launcher;
+use crate::xray::logs::Logs;
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Command {
+    /// Every setting, its value here, and where that comes from. Secrets are not shown.
+    Show {
+        #[command(flatten)]
+        form: Form,
+    },
+    /// Whether Xray would run this configuration. Nothing is changed, and no daemon is needed.
+    Check {
+        /// Xray's configuration, JSON, as a panel sends it.
+        file: PathBuf,
+    },
+    /// What a Start with this configuration would change, and whose connections would end.
+    Diff {
+        /// Xray's configuration, JSON, as a panel sends it.
+        file: PathBuf,
+        #[command(flatten)]
+        form: Form,
+    },
+}
+
+pub(super) async fn run(settings: Settings, arguments: Arguments) -> Result<ExitCode, Failure> {
+    match arguments.command {
+        Command::Show { form } => show(form),
+        Command::Check { file } => check(settings, &file).await,
+        Command::Diff { file, form } => diff(&settings, &file, form).await,
+    }
+}
+
+fn show(form: Form) -> Result<ExitCode, Failure> {
+    let effective = reference::effective(&Sources::of_a_command());
+    if form.json {
+        let all: Vec<_> = effective
+            .iter()
+            .map(|one| json!({ "name": one.name, "value": one.value, "from": one.from }))
+            .collect();
+        say(serde_json::Value::from(all))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let mut shown = table(&["SETTING", "VALUE", "FROM"]);
+    for one in effective {
+        shown.add_row([one.name.to_owned(), one.value, one.from]);
+    }
+    say(shown.trim_fmt())?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn check(settings: Settings, file: &Path) -> Result<ExitCode, Failure> {
+    let skeleton = Skeleton::parse(&read(file)?, &[])
+        .map_err(|error| Failure::Other(format!("{}: {error}", file.display())))?;
+    let logs = Arc::new(Logs::new(1));
+    let parts = settings.core.parts();
+    let launcher = Launcher::new(parts, settings.assets, settings.runtime_dir, logs);
+    let checked = launcher.check(&skeleton, &Nobody).await;
+    checked.map_err(|error| Failure::Other(format!("{}: {error}", file.display())))?;
+    let version = launcher.version().await.ok();
+    let version = version.map(|version| version.to_string());
+    say(format!(
+        "{}: Xray {} runs it",
+        file.display(),
+        version.unwrap_or_default()
+    ))?;
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn diff(settings: &Settings, file: &Path, form: Form) -> Result<ExitCode, Failure> {
+    let daemon = Daemon::find(&settings.runtime_dir).await?;
+    let request = CompareConfigRequest {
+        config: read(file)?,
+    };
+    let compared = daemon.operator().compare_config(request).await?;
+    let compared = compared.into_inner();
+    if form.json {
+        say_json("CompareConfigResponse", &compared)?;
+    } else {
+        say_difference(&compared)?;
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+fn say_difference(compared: &CompareConfigResponse) -> Result<(), Failure> {
+    let what = match compared.step() {
+        Step::Nothing | Step::Unspecified => {
+            styled(GOOD, "nothing differs: a Start with it changes nothing")
+        }
+        Step::Users => styled(GOOD, "only users differ: no connection is closed"),
+        Step::Rules => styled(
+            GOOD,
+            "only routing rules and users differ: no connection is closed",
+        ),
+        Step::HandOver => styled(
+            POOR,
+            "another core takes over; connections live on in the one that serves until they end",
+        ),
+        Step::Restart => styled(
+            BAD,
+            format!(
+                "the core is stopped and started anew, and every connection ends: {}",
+                compared.ends_connections
+            ),
+        ),
+        Step::Start => "nothing is served now: a core is started".to_owned(),
+    };
+    say(what)?;
+    if !compared.differences.is_empty() {
+        say(format!("  differs: {}", compared.differences.join(", ")))?;
+    }
+    if compared.dropped_count > 0 {
+        say(format!(
+            "  {} users lose all their inbounds: {}",
+            number(compared.dropped_count),
+            compared.dropped_users.join(", ")
+        ))?;
+    }
+    Ok(())
+}
+
+fn read(path: &Path) -> Result<String, Failure> {
+    std::fs::read_to_string(path).map_err(Failure::of(path.display()))
+}

@@ -1,0 +1,65 @@
+//! Why a command did not do what it was asked, and what the shell is told.
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use tonic::Status;
+
+use super::{EXIT_FAILED, EXIT_NO_DAEMON, EXIT_USAGE};
+use crate::settings::Mistakes;
+
+/// Why a command did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Failure {
+    /// The settings can't be read.
+    #[error("the settings are wrong:\n{0}")]
+    Settings(#[from] Mistakes),
+    /// Nobody answers.
+    #[error(
+        "no daemon answers at {} ({reason}); start one with `systemctl start raynode` or `raynode run`, or name its RUNTIME_DIR", .socket.display()
+    )]
+    NoDaemon {
+        /// Where it was looked for.
+        socket: PathBuf,
+        /// What was found.
+        reason: String,
+    },
+    /// The daemon refused.
+    #[error("{}", .0.message())]
+    Refused(#[from] Box<Status>),
+    /// Whoever reads what is printed has gone, as `head` does.
+    #[error("the standard output: {0}")]
+    Unheard(std::io::Error),
+    /// Anything else.
+    #[error("{0}")]
+    Other(String),
+}
+
+impl From<Status> for Failure {
+    fn from(status: Status) -> Self {
+        Self::Refused(Box::new(status))
+    }
+}
+
+impl Failure {
+    /// What went wrong with something, and what it was.
+    pub(super) fn of(what: impl std::fmt::Display) -> impl FnOnce(std::io::Error) -> Self {
+        move |error| Self::Other(format!("{what}: {error}"))
+    }
+
+    /// Says it where errors are said; a reader who has gone is told nothing.
+    #[expect(clippy::print_stderr, reason = "a command speaks to its operator")]
+    pub(super) fn tell(&self) {
+        if !matches!(self, Self::Unheard(_)) {
+            eprintln!("raynode: {self}");
+        }
+    }
+
+    pub(super) fn exit_code(&self) -> ExitCode {
+        ExitCode::from(match self {
+            Self::Settings(_) => EXIT_USAGE,
+            Self::NoDaemon { .. } => EXIT_NO_DAEMON,
+            Self::Unheard(_) | Self::Refused(_) | Self::Other(_) => EXIT_FAILED,
+        })
+    }
+}

@@ -1,0 +1,154 @@
+//! A node at a moment, for its operator. Needs no session, and nothing here changes anything.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::sync::oneshot;
+
+use super::look::{Comparison, Listed, Look};
+use super::{Error, LastChange, Node, Session, UnderWay};
+use crate::usage::OnlineUser;
+use crate::usage::book::Of;
+use crate::usage::counter::Kind;
+use crate::usage::harvest::TELLS_USERS_STATS;
+use crate::usage::ledger::Total;
+use crate::xray::config::Skeleton;
+use crate::xray::logs::Viewer;
+
+/// How long the driver may be busy before somebody who wants to be told gives up.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// The same for who can do without.
+const SHORT_PATIENCE: Duration = Duration::from_millis(300);
+
+/// A node at a moment.
+#[derive(Clone, Debug)]
+pub struct Overview {
+    /// What it does.
+    pub doing: Doing,
+    /// The panel that has control.
+    pub session: Option<Arc<Session>>,
+    /// How many may connect; `None` where a change takes long.
+    pub users: Option<usize>,
+    /// How many of them are online; `None` where the core does not tell.
+    pub online: Option<usize>,
+    /// The change that is being made.
+    pub under_way: Option<Arc<UnderWay>>,
+    /// The last one that was.
+    pub last_change: Option<Arc<LastChange>>,
+    /// How many changes there were.
+    pub changes: u64,
+}
+
+/// What a node does.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Doing {
+    /// Nothing runs and nothing should.
+    Nothing,
+    /// A core serves.
+    Serving,
+    /// A core serves until then though no panel has control.
+    Lingering(Instant),
+    /// The core died, and another one is started then.
+    Down(Instant),
+    /// The core died too often, and why.
+    GaveUp(Arc<str>),
+}
+
+impl Node {
+    /// What it does just now. Waits for no change.
+    pub async fn overview(&self) -> Overview {
+        let count = self.look(SHORT_PATIENCE, Look::Count);
+        let (users, online) = tokio::join!(count, self.count_online());
+        let state = self.state.borrow();
+        let doing = match (&state.serving, &state.gave_up, state.retry) {
+            (Some(_), ..) => state.linger_until.map_or(Doing::Serving, Doing::Lingering),
+            (None, Some(why), _) => Doing::GaveUp(Arc::clone(why)),
+            (None, None, Some(retry)) => Doing::Down(retry),
+            (None, None, None) => Doing::Nothing,
+        };
+        Overview {
+            doing,
+            session: state.session.clone(),
+            users: users.ok(),
+            online,
+            under_way: self.history.under_way(),
+            last_change: self.history.last(),
+            changes: self.history.count(),
+        }
+    }
+
+    async fn count_online(&self) -> Option<usize> {
+        let online = tokio::time::timeout(SHORT_PATIENCE, self.whoever_is_online());
+        Some(online.await.ok()??.len())
+    }
+
+    /// Everybody who is online, by the last harvest, with or without a session; `None` where no core tells.
+    pub async fn whoever_is_online(&self) -> Option<Vec<OnlineUser>> {
+        let serving = self.state.borrow().serving.clone()?;
+        if serving.source.version < TELLS_USERS_STATS {
+            return None;
+        }
+        self.online_at(&serving.source).await.ok()
+    }
+
+    /// Everybody who may connect, sorted by e-mail.
+    ///
+    /// # Errors
+    /// When a change takes too long.
+    pub async fn users(&self) -> Result<Vec<Listed>, Error> {
+        self.look(PATIENCE, Look::Users).await
+    }
+
+    /// What a Start with this configuration and the users of now would do.
+    ///
+    /// # Errors
+    /// When the configuration can't be used, or a change takes too long.
+    pub async fn compare(&self, config: &str) -> Result<Comparison, Error> {
+        let skeleton = Box::new(Skeleton::parse(config, &[])?);
+        self.look(PATIENCE, |reply| Look::Compare(skeleton, reply))
+            .await
+    }
+
+    /// What everybody used, until now.
+    ///
+    /// # Errors
+    /// When the node is ending.
+    pub async fn totals_of_now(&self) -> Result<Vec<Total>, Error> {
+        self.read_counters(&Of::All(Kind::User)).await;
+        self.totals().await
+    }
+
+    /// What everybody used, by the last harvest.
+    ///
+    /// # Errors
+    /// When the node is ending.
+    pub async fn totals(&self) -> Result<Vec<Total>, Error> {
+        Ok(self.harvester.ledger().totals().await?)
+    }
+
+    /// The log of the cores, from the oldest line that is remembered on.
+    #[must_use]
+    pub fn log_viewer(&self) -> Viewer {
+        self.launcher.logs.viewer()
+    }
+
+    async fn look<T>(
+        &self,
+        patience: Duration,
+        look: impl FnOnce(oneshot::Sender<T>) -> Look,
+    ) -> Result<T, Error> {
+        let (reply, answer) = oneshot::channel();
+        self.looks
+            .try_send(look(reply))
+            .map_err(|_| self.occupied())?;
+        match tokio::time::timeout(patience, answer).await {
+            Ok(told) => told.map_err(|_| Error::ShuttingDown),
+            Err(_) => Err(self.occupied()),
+        }
+    }
+
+    fn occupied(&self) -> Error {
+        let what = self.history.under_way().map(|change| change.what);
+        Error::Occupied(what.unwrap_or("looking after its core"))
+    }
+}

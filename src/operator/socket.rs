@@ -1,0 +1,70 @@
+//! The socket: bound beside the core's, open to the node's own user and to root.
+
+use std::io;
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+
+use tokio::net::{UnixListener, UnixStream};
+use tokio_stream::Stream;
+use tonic::transport::Server;
+use tonic::transport::server::Router;
+
+use super::Operator;
+use crate::panel::cores::Cores;
+use crate::shutdown::Shutdown;
+
+/// Its name in `RUNTIME_DIR`.
+const NAME: &str = "control.sock";
+/// How many calls one connection may make at a time.
+const CALLS: usize = 32;
+/// The largest message: a configuration with many users, or a list of them.
+pub const MAX_MESSAGE: usize = 64 << 20;
+
+/// Where the daemon of this runtime folder listens.
+#[must_use]
+pub fn path(runtime_dir: &Path) -> PathBuf {
+    runtime_dir.join(NAME)
+}
+
+/// The socket of a daemon that has its runtime folder for itself.
+#[derive(Debug)]
+pub struct ControlSocket(UnixListener);
+
+impl ControlSocket {
+    /// Takes the place of the socket of an earlier daemon.
+    ///
+    /// # Errors
+    /// When the folder can't be written.
+    pub fn bind(runtime_dir: &Path) -> io::Result<Self> {
+        let path = path(runtime_dir);
+        match std::fs::remove_file(&path) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let listener = UnixListener::bind(&path)?;
+        // Nobody else can enter the folder; this is for the day on which somebody changes that.
+        std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
+        Ok(Self(listener))
+    }
+
+    /// Answers until `shutdown`. Calls that are under way then end with their connections.
+    pub async fn serve(self, operator: Operator, cores: Cores, shutdown: Shutdown) {
+        let router: Router = Server::builder()
+            .concurrency_limit_per_connection(CALLS)
+            .add_service(operator.into_server(MAX_MESSAGE))
+            .add_service(cores.into_server(MAX_MESSAGE));
+        let served = router.serve_with_incoming_shutdown(connections(self.0), async move {
+            shutdown.begun().await;
+        });
+        if let Err(error) = served.await {
+            tracing::error!(%error, "the control socket is not served any more, `raynode` the command gets no answer");
+        }
+    }
+}
+
+fn connections(listener: UnixListener) -> impl Stream<Item = io::Result<UnixStream>> {
+    futures_util::stream::unfold(listener, |listener| async move {
+        let accepted = listener.accept().await.map(|(stream, _)| stream);
+        Some((accepted, listener))
+    })
+}
