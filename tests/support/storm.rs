@@ -21,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(15);
 /// No more than so many are under way at a time.
 const AT_A_TIME: usize = 1000;
 /// What every connection says, and hears.
-const WORD: usize = 8;
+pub const WORD: usize = 8;
 /// How often a held connection says it.
 const PACE: Duration = Duration::from_millis(500);
 

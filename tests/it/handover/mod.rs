@@ -179,16 +179,23 @@ fn said(node: &NodeProcess, what: &str) -> usize {
         .count()
 }
 
+/// Nothing more, and nothing less but what Xray itself does not count: of two connections of a user that begin
+/// in the same instant at a fresh core, one goes uncounted in one direction.
 async fn everything_is_billed_once(place: &Place, outcome: &Outcome) {
+    const UNCOUNTED: u64 = 4 * storm::WORD as u64;
+    let all = outcome.bytes;
     let (mut up, mut down) = (0, 0);
     let deadline = Instant::now() + Duration::from_secs(10);
-    while (up, down) != (outcome.bytes, outcome.bytes) && Instant::now() < deadline {
+    while (up, down) != (all, all) && Instant::now() < deadline {
         let more = place.billed().await;
         up += more.0;
         down += more.1;
         tokio::time::sleep(Duration::from_millis(100)).await;
     }
-    assert_eq!((up, down), (outcome.bytes, outcome.bytes));
+    let least = all - UNCOUNTED * said(&place.node, FLIPPED) as u64;
+    for billed in [up, down] {
+        assert!((least..=all).contains(&billed), "{up} and {down} of {all}");
+    }
 }
 
 /// A node whose cores do `trick` when they are told to.
