@@ -14,11 +14,12 @@ const SERVED: [&str; 4] = [
     "grpc.health.v1.Health",
 ];
 
-fn described() -> Builder<'static> {
+fn described(reflection: &'static str) -> Builder<'static> {
     let builder = Builder::configure()
         .register_encoded_file_descriptor_set(SERVICE_DESCRIPTORS)
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET);
-    SERVED.into_iter().fold(builder, Builder::with_service_name)
+    let named = SERVED.into_iter().chain([reflection]);
+    named.fold(builder, Builder::with_service_name)
 }
 
 /// Version 1.
@@ -26,7 +27,7 @@ fn described() -> Builder<'static> {
 /// # Errors
 /// Never with the descriptors that the build wrote.
 pub fn v1() -> Result<ServerReflectionServer<impl ServerReflection>, Error> {
-    described().build_v1()
+    described("grpc.reflection.v1.ServerReflection").build_v1()
 }
 
 /// Version 1alpha, which older tools speak.
@@ -34,5 +35,5 @@ pub fn v1() -> Result<ServerReflectionServer<impl ServerReflection>, Error> {
 /// # Errors
 /// Never with the descriptors that the build wrote.
 pub fn v1alpha() -> Result<v1alpha::ServerReflectionServer<impl v1alpha::ServerReflection>, Error> {
-    described().build_v1alpha()
+    described("grpc.reflection.v1alpha.ServerReflection").build_v1alpha()
 }

@@ -409,7 +409,7 @@ fn every_command_explains_itself() {
     let mut all = String::new();
     for command in commands {
         let text = said(&node.command(&[command, &["--help"]].concat()));
-        all += &format!("$ raynode {} --help\n{text}\n", command.join(" "));
+        all = all + "$ raynode " + &command.join(" ") + " --help\n" + &text + "\n";
     }
     insta::assert_snapshot!(all);
     for shell in ["bash", "zsh", "fish"] {
