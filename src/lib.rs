@@ -23,6 +23,7 @@
 
 pub mod app;
 pub mod cli;
+pub mod doctor;
 pub mod host;
 pub mod identity;
 pub mod node;

@@ -3,6 +3,7 @@
 mod cert;
 mod config;
 mod daemon;
+mod doctor;
 mod failure;
 mod init;
 mod key;
@@ -22,7 +23,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use self::failure::Failure;
-use crate::settings::Settings;
+use crate::settings::{Mistakes, Settings};
 
 /// The node could not run, or did not do what it was asked.
 const EXIT_FAILED: u8 = 1;
@@ -69,6 +70,8 @@ enum Command {
     Key(key::Arguments),
     /// The settings in force, and what a configuration for Xray would do.
     Config(config::Arguments),
+    /// What is wrong, what that means, and what mends it. Works with the daemon down.
+    Doctor(doctor::Arguments),
     /// Stop node and core.
     Stop,
     /// Make way for the binary on disk: the core serves on, and no connection is closed.
@@ -99,6 +102,9 @@ pub fn main() -> ExitCode {
         Command::Cert(arguments) => ask(async |settings| cert::run(&settings, arguments).await),
         Command::Key(arguments) => ask(async |settings| key::run(&settings, arguments).await),
         Command::Config(arguments) => ask(async |settings| config::run(settings, arguments).await),
+        Command::Doctor(arguments) => {
+            answer(async |settings| doctor::run(settings, &arguments).await)
+        }
         Command::Stop => ask(async |settings| stop::stop(&settings).await),
         Command::Restart(arguments) => {
             ask(async |settings| stop::restart(&settings, &arguments).await)
@@ -114,13 +120,19 @@ pub fn main() -> ExitCode {
 
 /// Does something that needs the settings and ends.
 fn ask(work: impl AsyncFnOnce(Settings) -> Result<ExitCode, Failure>) -> ExitCode {
+    answer(async |settings| work(settings?).await)
+}
+
+/// The same for what makes something of settings that are wrong.
+fn answer(
+    work: impl AsyncFnOnce(Result<Settings, Mistakes>) -> Result<ExitCode, Failure>,
+) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
-    let done = match (Settings::find(), runtime) {
-        (Ok(settings), Ok(runtime)) => runtime.block_on(work(settings)),
-        (Err(mistakes), _) => Err(mistakes.into()),
-        (_, Err(error)) => Err(Failure::of("the runtime can't be started")(error)),
+    let done = match runtime {
+        Ok(runtime) => runtime.block_on(work(Settings::find())),
+        Err(error) => Err(Failure::of("the runtime can't be started")(error)),
     };
     done.unwrap_or_else(|failure| {
         failure.tell();

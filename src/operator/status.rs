@@ -31,6 +31,7 @@ pub(super) async fn of(node: &Node, facts: &Facts) -> GetStatusResponse {
         session: overview.session.map(|session| panel(&session, now)),
         users: overview.users.map(|count| count as u64),
         online: overview.online.map(|count| count as u64),
+        oldest_pending_seconds: totals.iter().map(|total| total.waits).max().unwrap_or(0),
         pending_bytes: pending.clone().fold(0, u64::saturating_add),
         pending_entries: pending.filter(|bytes| *bytes > 0).count() as u64,
         under_way: overview.under_way.map(|change| under_way(&change)),

@@ -299,11 +299,15 @@ impl Book {
 
     /// What everybody and everything used.
     pub(super) fn totals(&self) -> Vec<Total> {
-        let mut on_their_way: HashMap<(Kind, &Arc<str>), Bytes> = HashMap::new();
+        let now = self.contents.time;
+        let mut on_their_way: HashMap<(Kind, &Arc<str>), (Bytes, u64)> = HashMap::new();
         for delivery in self.contents.deliveries.values() {
             for entry in &delivery.entries {
-                let sum = on_their_way.entry((entry.kind, &entry.name)).or_default();
+                let (sum, since) = on_their_way
+                    .entry((entry.kind, &entry.name))
+                    .or_insert((Bytes::default(), now));
                 sum.add(entry.bytes);
+                *since = delivery.made.min(*since);
             }
         }
         let rows = |kind| table(&self.contents.rows, kind).iter();
@@ -311,13 +315,19 @@ impl Book {
             .into_iter()
             .flat_map(|kind| rows(kind).map(move |(name, row)| (kind, name, row)));
         let total = |(kind, name, row): (Kind, &Arc<str>, &Row)| {
-            let mut pending = row.pending;
-            pending.add(on_their_way.get(&(kind, name)).copied().unwrap_or_default());
+            let nothing = (Bytes::default(), now);
+            let way = on_their_way.get(&(kind, name)).copied();
+            let (mut pending, mut since) = way.unwrap_or(nothing);
+            if !row.pending.is_zero() {
+                pending.add(row.pending);
+                since = row.since.min(since);
+            }
             Total {
                 kind,
                 name: Arc::clone(name),
                 lifetime: row.lifetime,
                 pending,
+                waits: now.saturating_sub(since),
             }
         };
         all.map(total).collect()

@@ -90,6 +90,9 @@ pub struct Total {
     pub lifetime: Bytes,
     /// What of that nobody has: it waits for a panel, or is on its way to one.
     pub pending: Bytes,
+    /// For how many seconds the oldest of that has waited, counting those in which a daemon ran; 0 where there
+    /// is nothing.
+    pub waits: u64,
 }
 
 enum Command {

@@ -3,6 +3,42 @@
 use std::fmt;
 use std::str::FromStr;
 
+/// Something that a version does not have.
+#[derive(Clone, Copy, Debug)]
+pub struct Lack {
+    /// The first version that has it.
+    pub since: Version,
+    /// What that costs, in a few words.
+    pub costs: &'static str,
+}
+
+const LACKS: [Lack; 6] = [
+    Lack {
+        since: Version::new(24, 11, 5),
+        costs: "nobody can be seen online",
+    },
+    Lack {
+        since: Version::new(26, 1, 13),
+        costs: "who is online is not known without a panel's question, and usage is read less often",
+    },
+    Lack {
+        since: Version::new(26, 3, 23),
+        costs: "there are no hysteria users, and a long connection counts as online for 20 s only",
+    },
+    Lack {
+        since: Version::new(26, 4, 13),
+        costs: "reading usage costs more of the processor's time with many users online",
+    },
+    Lack {
+        since: Version::new(26, 5, 3),
+        costs: "the node's way to the core is an inbound and a rule of its own in the configuration",
+    },
+    Lack {
+        since: Version::new(26, 10, 10),
+        costs: "inbounds are not counted where there is a hysteria inbound, and replacing all rules needs another core",
+    },
+];
+
 /// An Xray release, `year.month.day` since 24.9 and `1.8.x` before.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub struct Version {
@@ -28,6 +64,11 @@ impl Version {
         let mut words = output.lines().next()?.split_whitespace();
         (words.next()? == "Xray").then_some(())?;
         words.next()?.parse().ok()
+    }
+
+    /// What newer ones have, the oldest of it first.
+    pub fn lacks(self) -> impl Iterator<Item = Lack> {
+        LACKS.into_iter().filter(move |lack| self < lack.since)
     }
 
     /// Whether `api.listen` takes a unix socket. Older cores get a dokodemo door on one instead.

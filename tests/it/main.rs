@@ -14,6 +14,7 @@ mod support;
 
 mod counted;
 mod delivered;
+mod doctor;
 mod door;
 mod every_client;
 mod found;

@@ -401,6 +401,7 @@ fn every_command_explains_itself() {
         &["config", "show"],
         &["config", "check"],
         &["config", "diff"],
+        &["doctor"],
         &["stop"],
         &["restart"],
         &["reload"],

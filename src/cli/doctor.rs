@@ -1,0 +1,106 @@
+//! `raynode doctor`: what is wrong, what that means, and what mends it.
+
+use std::process::ExitCode;
+use std::time::Instant;
+
+use serde_json::{Value, json};
+
+use super::EXIT_FAILED;
+use super::daemon::Daemon;
+use super::failure::Failure;
+use super::output::{BAD, FAINT, Form, GOOD, POOR, say, styled};
+use crate::doctor::{self, Finding, Running, Verdict};
+use crate::proto::raynode::v1::{GetStatusRequest, ListCoresRequest};
+use crate::settings::{Mistakes, Settings};
+
+#[derive(Debug, clap::Args)]
+pub(super) struct Arguments {
+    /// Print only what is not as it should be.
+    #[arg(long, short)]
+    quiet: bool,
+    #[command(flatten)]
+    form: Form,
+}
+
+pub(super) async fn run(
+    settings: Result<Settings, Mistakes>,
+    arguments: &Arguments,
+) -> Result<ExitCode, Failure> {
+    let running = match &settings {
+        Ok(settings) => ask(settings).await,
+        Err(_) => None,
+    };
+    let findings = doctor::examine(settings, running).await;
+    let shown = findings
+        .iter()
+        .filter(|one| !arguments.quiet || one.verdict() > Verdict::Ok);
+    if arguments.form.json {
+        say(shown.map(as_json).collect::<Value>())?;
+    } else {
+        for finding in shown {
+            show(finding)?;
+        }
+        say(summary(&findings))?;
+    }
+    let fails = findings.iter().any(|one| one.verdict() == Verdict::Fail);
+    Ok(if fails {
+        ExitCode::from(EXIT_FAILED)
+    } else {
+        ExitCode::SUCCESS
+    })
+}
+
+/// What a daemon says of itself, where one answers.
+async fn ask(settings: &Settings) -> Option<Running> {
+    let daemon = Daemon::find(&settings.runtime_dir).await.ok()?;
+    let began = Instant::now();
+    let status = daemon.operator().get_status(GetStatusRequest {}).await;
+    let latency = began.elapsed();
+    let cores = daemon.cores().list_cores(ListCoresRequest {}).await;
+    let cores = cores.ok()?.into_inner();
+    Some(Running {
+        status: status.ok()?.into_inner(),
+        cores: cores.cores,
+        handovers: cores.handovers.unwrap_or_default(),
+        latency,
+    })
+}
+
+fn show(finding: &Finding) -> Result<(), Failure> {
+    let verdict = finding.verdict();
+    let style = match verdict {
+        Verdict::Ok => GOOD,
+        Verdict::Warn => POOR,
+        Verdict::Fail => BAD,
+    };
+    let name = styled(style, format!("{:<4}", verdict.name()));
+    say(format!("{name}  {:<12}  {}", finding.about, finding.found))?;
+    if let Some(symptom) = finding.symptom {
+        say(format!("                    {}", symptom.means))?;
+        let mend = styled(FAINT, format!("mend: {}", finding.mend));
+        say(format!("                    {mend}"))?;
+    }
+    Ok(())
+}
+
+fn summary(findings: &[Finding]) -> String {
+    let count = |verdict| {
+        let same = findings.iter().filter(|one| one.verdict() == verdict);
+        same.count()
+    };
+    match (count(Verdict::Fail), count(Verdict::Warn)) {
+        (0, 0) => "nothing is wrong".to_owned(),
+        (fails, warns) => format!("{fails} fail, {warns} warn; docs/troubleshooting.md has more"),
+    }
+}
+
+fn as_json(finding: &Finding) -> Value {
+    json!({
+        "about": finding.about,
+        "verdict": finding.verdict().name(),
+        "found": finding.found,
+        "name": finding.symptom.map(doctor::symptoms::Symptom::name),
+        "means": finding.symptom.map(|symptom| symptom.means),
+        "mend": finding.symptom.map(|_| &finding.mend),
+    })
+}

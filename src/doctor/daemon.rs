@@ -1,0 +1,146 @@
+//! The daemon: whether it answers, how fast, and what happened to it.
+
+use std::time::Duration;
+
+use super::Finding;
+use super::symptoms::{
+    CHANGE_WAS_REFUSED, CORE_GAVE_UP, CORE_IS_DOWN, CORE_WAS_RESTARTED, DAEMON_IS_DOWN,
+    DAEMON_IS_SLOW, HANDOVER_WAS_PLAIN, USAGE_IS_NOT_COLLECTED,
+};
+use crate::proto::raynode::v1::{Core, GetStatusResponse, Handovers, Phase};
+use crate::settings::Settings;
+
+/// So long a healthy daemon takes at most to tell what it does.
+const SLOW: Duration = Duration::from_millis(500);
+/// A panel that collects usage does so every few seconds or minutes.
+const UNCOLLECTED: u64 = 6 * 3600;
+
+/// A daemon that answers.
+#[derive(Clone, Debug)]
+pub struct Running {
+    /// What it says of itself.
+    pub status: GetStatusResponse,
+    /// Its cores, the one that serves first.
+    pub cores: Vec<Core>,
+    /// How often one made way.
+    pub handovers: Handovers,
+    /// How long it took to say that.
+    pub latency: Duration,
+}
+
+pub(super) fn look(settings: &Settings, running: Option<&Running>) -> Vec<Finding> {
+    let Some(running) = running else {
+        let folder = settings.runtime_dir.display();
+        let found = format!("none answers in {folder}");
+        return vec![Finding::ill(&DAEMON_IS_DOWN, found, "")];
+    };
+    let mut findings = vec![answers(running)];
+    findings.extend(phase(&running.status));
+    findings.extend(history(&running.status, &running.handovers));
+    findings
+}
+
+fn answers(running: &Running) -> Finding {
+    let (version, pid) = (&running.status.version, running.status.pid);
+    let millis = running.latency.as_millis();
+    let found = format!("raynode {version}, pid {pid}, answers in {millis} ms");
+    if running.latency > SLOW {
+        Finding::ill(&DAEMON_IS_SLOW, found, "")
+    } else {
+        Finding::well("daemon", found)
+    }
+}
+
+fn phase(status: &GetStatusResponse) -> Option<Finding> {
+    match status.phase() {
+        Phase::GaveUp => Some(Finding::ill(&CORE_GAVE_UP, status.reason.clone(), "")),
+        Phase::Down => {
+            let next = status.next_seconds;
+            let found = format!("the core is down, the next one starts in {next} s");
+            Some(Finding::ill(&CORE_IS_DOWN, found, ""))
+        }
+        Phase::Idle | Phase::Serving | Phase::Lingering | Phase::Unspecified => None,
+    }
+}
+
+fn history(status: &GetStatusResponse, handovers: &Handovers) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let last = status.last_change.as_ref();
+    if let Some(last) = last.filter(|last| !last.refused.is_empty()) {
+        let reason = last.refused.lines().next().unwrap_or_default();
+        let found = format!("{}, {} s ago: {reason}", last.what, last.seconds_ago);
+        findings.push(Finding::ill(&CHANGE_WAS_REFUSED, found, ""));
+    }
+    if handovers.restarts > 0 {
+        let found = format!("{} times since the daemon started", handovers.restarts);
+        findings.push(Finding::ill(&CORE_WAS_RESTARTED, found, ""));
+    }
+    if handovers.plain > 0 {
+        let found = format!("{} of the hand-overs so far", handovers.plain);
+        findings.push(Finding::ill(&HANDOVER_WAS_PLAIN, found, ""));
+    }
+    if status.oldest_pending_seconds > UNCOLLECTED {
+        let hours = status.oldest_pending_seconds / 3600;
+        let found = format!("the oldest waits for {hours} h");
+        findings.push(Finding::ill(&USAGE_IS_NOT_COLLECTED, found, ""));
+    }
+    findings
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::raynode::v1::LastChange;
+
+    #[test]
+    fn what_happened_is_found() {
+        let status = GetStatusResponse {
+            phase: Phase::GaveUp.into(),
+            last_change: Some(LastChange {
+                refused: "no such protocol\nmore".to_owned(),
+                ..LastChange::default()
+            }),
+            oldest_pending_seconds: UNCOLLECTED + 1,
+            ..GetStatusResponse::default()
+        };
+        let handovers = Handovers {
+            plain: 1,
+            restarts: 2,
+            ..Handovers::default()
+        };
+        let mut found = phase(&status).into_iter().collect::<Vec<_>>();
+        found.extend(history(&status, &handovers));
+        let symptoms: Vec<_> = found.iter().filter_map(|one| one.symptom).collect();
+        assert_eq!(
+            symptoms,
+            [
+                &CORE_GAVE_UP,
+                &CHANGE_WAS_REFUSED,
+                &CORE_WAS_RESTARTED,
+                &HANDOVER_WAS_PLAIN,
+                &USAGE_IS_NOT_COLLECTED
+            ]
+        );
+        assert!(!found[1].found.contains("more"), "one line each");
+        let down = GetStatusResponse {
+            phase: Phase::Down.into(),
+            ..GetStatusResponse::default()
+        };
+        assert_eq!(phase(&down).unwrap().symptom, Some(&CORE_IS_DOWN));
+        assert_eq!(phase(&GetStatusResponse::default()), None);
+        assert!(history(&GetStatusResponse::default(), &Handovers::default()).is_empty());
+    }
+
+    #[test]
+    fn a_slow_daemon_is_found() {
+        let running = |latency| Running {
+            status: GetStatusResponse::default(),
+            cores: Vec::new(),
+            handovers: Handovers::default(),
+            latency,
+        };
+        assert_eq!(answers(&running(SLOW)).symptom, None);
+        let slow = answers(&running(2 * SLOW));
+        assert_eq!(slow.symptom, Some(&DAEMON_IS_SLOW));
+    }
+}
