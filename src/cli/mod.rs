@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand, and the only place that prints.
 
+mod after_stop;
 mod init;
 mod reload;
 mod replace;
@@ -17,7 +18,8 @@ const EXIT_FAILED: u8 = 1;
 
 /// The node daemon beside Xray: a panel says who may connect.
 ///
-/// Settings come from the environment and from .env in the working directory; see .env.example.
+/// Settings come from the environment and from a file: .env in the working directory, unless the environment
+/// names another one; see .env.example.
 /// Exit codes: 0 after a stop that was asked for, 1 when the node could not run, 2 when the command
 /// line or a setting is wrong.
 #[derive(Debug, Parser)]
@@ -36,6 +38,10 @@ enum Command {
     Reload,
     /// Be process 1 of a container: start the daemon, start it again when it dies, and reap.
     Init(init::Arguments),
+    /// What systemd runs when the daemon has ended: where it was to be stopped and could not stop its core,
+    /// that one ends now.
+    #[command(hide = true)]
+    AfterStop,
 }
 
 /// Runs what the command line asks for.
@@ -45,5 +51,6 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments),
         Command::Reload => reload::run(),
         Command::Init(arguments) => init::run(&arguments),
+        Command::AfterStop => after_stop::run(),
     }
 }

@@ -19,6 +19,7 @@ use super::{EXIT_FAILED, EXIT_USAGE};
 use crate::app::{self, App, Pairing};
 use crate::settings::{Protocols, Settings};
 use crate::shutdown::{How, Shutdown};
+use crate::systemd::Manager;
 use crate::xray::leftover;
 use crate::{host, telemetry};
 
@@ -98,17 +99,18 @@ enum Ended {
 
 async fn serve(settings: Settings, binary: PathBuf, show_pairing: bool) -> Ended {
     let shutdown = Shutdown::default();
+    let manager = Manager::from_env();
     // Before anything is started, so that no signal finds us without a handler.
-    let hangup = || signal(SignalKind::hangup());
-    let (ending, hangups) = match (Ending::listen(binary), hangup(), hangup(), hangup()) {
-        (Ok(ending), Ok(one), Ok(two), Ok(three)) => (ending, [one, two, three]),
-        (Err(error), ..) | (_, Err(error), ..) | (_, _, Err(error), _) | (.., Err(error)) => {
+    let signals = (Ending::listen(binary), signal(SignalKind::hangup()));
+    let (ending, hangup) = match signals {
+        (Ok(ending), Ok(hangup)) => (ending, hangup),
+        (Err(error), _) | (_, Err(error)) => {
             return Ended::Failed(format!("signals can't be received: {error}"));
         }
     };
     let mut hurry = std::pin::pin!(ending.watch(&shutdown));
     let built = tokio::select! {
-        built = App::build(settings) => built,
+        built = manager.with_time_to_start(App::build(settings)) => built,
         () = &mut hurry => return Ended::Hurried(shutdown.how()),
     };
     let app = match built {
@@ -119,7 +121,7 @@ async fn serve(settings: Settings, binary: PathBuf, show_pairing: bool) -> Ended
         print!("{}", describe(app.pairing()));
     }
     let ended = tokio::select! {
-        ended = app.run(hangups, shutdown.clone()) => ended,
+        ended = app.run(hangup, shutdown.clone(), manager) => ended,
         () = &mut hurry => return Ended::Hurried(shutdown.how()),
     };
     match ended {

@@ -51,10 +51,12 @@ use super::harvesting::source;
 use super::last_good::LastGood;
 use super::phase::Phase;
 use super::plan::{self, UserChanges};
+use super::pulse::Pulse;
 use super::roster::Roster;
 use super::routing;
 use super::session::Session;
 use super::setbacks::Setbacks;
+use super::standing::Because;
 use super::state::{Serving, State};
 use crate::usage::harvest::Harvester;
 use crate::xray::config::Skeleton;
@@ -166,12 +168,18 @@ impl Driver {
         driver
     }
 
-    /// Applies changes until it is told to leave.
-    pub(super) async fn run(mut self, leave: Leave) {
+    /// Applies changes until it is told to leave, and counts in `pulse` what it does.
+    pub(super) async fn run(self, leave: Leave, pulse: Pulse) {
+        let changes = Box::pin(self.serve_changes(leave, &pulse));
+        pulse.counting(changes).await;
+    }
+
+    async fn serve_changes(mut self, leave: Leave, pulse: &Pulse) {
         let _gone = leave.gone.clone().drop_guard();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            pulse.round();
             // The order: a stop ends everything, the end of a core comes before what would need it.
             // All of them are cancel-safe.
             tokio::select! {
@@ -366,6 +374,7 @@ impl Driver {
         self.phase = Phase::Down {
             applied,
             retry: tokio::time::Instant::now(),
+            because: Because::NotStarted,
         };
         self.publish();
     }
@@ -436,15 +445,17 @@ impl Driver {
             Phase::Down { .. } | Phase::GaveUp { .. } | Phase::Idle => None,
         };
         let draining = self.beside.drains.iter().map(Drain::view).collect();
-        let gave_up = match &self.phase {
-            Phase::GaveUp { why, .. } => Some(Arc::clone(why)),
-            _ => None,
+        let (comes, gave_up) = match &self.phase {
+            Phase::Down { because, .. } => (Some(*because), None),
+            Phase::GaveUp { why, .. } => (None, Some(Arc::clone(why))),
+            Phase::Serving { .. } | Phase::Idle => (None, None),
         };
         self.state.send_replace(State {
             session: self.session.clone(),
             serving,
             draining,
             tally: self.beside.tally,
+            comes,
             gave_up,
         });
     }

@@ -29,6 +29,10 @@ const MAX_RUNTIME_DIR: usize = 67;
 
 /// Panels are back within 50 ms of a Stop, and within 20 s when they start anew themselves.
 const STOP_GRACE: Duration = Duration::from_secs(30);
+/// Names the file of settings, where that is not the usual one.
+const FILE_VARIABLE: &str = "RAYNODE_SETTINGS";
+/// The usual one.
+const FILE: &str = ".env";
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 const A_DAY: Duration = Duration::from_secs(86_400);
@@ -136,14 +140,16 @@ impl fmt::Display for Mistake {
 pub struct Mistakes(pub Vec<Mistake>);
 
 impl Settings {
-    /// Reads the environment, and the `.env` file in the working directory where there is one; the
-    /// environment wins.
+    /// Reads the environment, and a file where there is one: that which `RAYNODE_SETTINGS` names, or else
+    /// `.env` in the working directory. The environment wins; only the file can change while a daemon runs.
     ///
     /// # Errors
     /// With every mistake there is.
     pub fn load() -> Result<Self, Mistakes> {
         let mut mistakes = Vec::new();
-        let file = source::env_file(Path::new(".env"), &mut mistakes);
+        let named = std::env::var_os(FILE_VARIABLE).filter(|name| !name.is_empty());
+        let path = named.as_deref().map_or(Path::new(FILE), Path::new);
+        let file = source::env_file(path, &mut mistakes);
         let environment = |name: &str| Some(std::env::var_os(name)?.to_string_lossy().into_owned());
         Self::read(
             &source::layered(&environment, &|name: &str| file.get(name).cloned()),

@@ -25,6 +25,7 @@ mod hostile;
 mod lingering;
 mod living_on;
 mod mutated;
+mod notified;
 mod one_order;
 mod process;
 mod python_client;

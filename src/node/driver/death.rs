@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::Driver;
 use crate::node::endurance::Verdict;
 use crate::node::phase::{CoreEvent, Phase};
+use crate::node::standing::Because;
 use crate::xray::core::READY_DEADLINE;
 
 impl Driver {
@@ -17,12 +18,12 @@ impl Driver {
         let Some(mut applied) = self.take_applied().await else {
             return;
         };
-        let (ran, how) = match event {
+        let (ran, how, because) = match event {
             CoreEvent::Ended { how, ran } => {
                 let line = format!("xray process exited unexpectedly: {how}");
                 self.launcher.logs.push(&line);
                 tracing::error!(how, ran_s = ran.as_secs(), "the core ended unexpectedly");
-                (ran, how)
+                (ran, how, Because::Ended)
             }
             CoreEvent::RetryDue => match applied.launch(&self.launcher, READY_DEADLINE).await {
                 Ok(core) => {
@@ -30,7 +31,7 @@ impl Driver {
                 }
                 Err(error) => {
                     tracing::error!(%error, "the core can't be started again");
-                    (Duration::ZERO, error.to_string())
+                    (Duration::ZERO, error.to_string(), Because::NotStarted)
                 }
             },
         };
@@ -41,6 +42,7 @@ impl Driver {
                 Phase::Down {
                     applied,
                     retry: tokio::time::Instant::now() + wait,
+                    because,
                 }
             }
             Verdict::Back { to, failures } => {
@@ -55,6 +57,7 @@ impl Driver {
                 Phase::Down {
                     applied: to.with_users_of(&applied),
                     retry: tokio::time::Instant::now(),
+                    because,
                 }
             }
             Verdict::GiveUp { failures } => {
