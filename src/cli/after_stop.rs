@@ -10,7 +10,6 @@
     reason = "a command speaks to its operator"
 )]
 
-use std::path::Path;
 use std::process::ExitCode;
 
 use super::{EXIT_FAILED, EXIT_USAGE};
@@ -20,20 +19,11 @@ use crate::systemd;
 use crate::xray::leftover;
 
 pub(super) fn run() -> ExitCode {
-    let settings = match Settings::load() {
-        Ok(settings) => settings,
-        Err(mistakes) => {
-            eprintln!(
-                "raynode: the settings are wrong, so nobody knows where a core may be left:\n{mistakes}"
-            );
-            return ExitCode::from(EXIT_USAGE);
-        }
-    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     match runtime {
-        Ok(runtime) => runtime.block_on(end_what_is_left(&settings.runtime_dir)),
+        Ok(runtime) => runtime.block_on(end_what_is_left()),
         Err(error) => {
             eprintln!("raynode: the runtime can't be started: {error}");
             ExitCode::from(EXIT_FAILED)
@@ -41,14 +31,23 @@ pub(super) fn run() -> ExitCode {
     }
 }
 
-async fn end_what_is_left(runtime_dir: &Path) -> ExitCode {
+async fn end_what_is_left() -> ExitCode {
     if !systemd::is_stopping_us().await {
         return ExitCode::SUCCESS;
     }
+    let folder = match Settings::load() {
+        Ok(settings) => settings.runtime_dir,
+        Err(mistakes) => {
+            eprintln!(
+                "raynode: the settings are wrong, so nobody knows whether a core is left:\n{mistakes}"
+            );
+            return ExitCode::from(EXIT_USAGE);
+        }
+    };
     // Where another daemon has it, the core is that one's.
-    match Lock::take(runtime_dir) {
+    match Lock::take(&folder) {
         Ok(Some(_alone)) => {
-            let ended = leftover::end(runtime_dir, &[]).await;
+            let ended = leftover::end(&folder, &[]).await;
             if ended > 0 {
                 println!(
                     "raynode: the daemon did not stop its core, so it was ended now ({ended})"
@@ -58,7 +57,7 @@ async fn end_what_is_left(runtime_dir: &Path) -> ExitCode {
         }
         Ok(None) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("raynode: {}: {error}", runtime_dir.display());
+            eprintln!("raynode: {}: {error}", folder.display());
             ExitCode::from(EXIT_FAILED)
         }
     }

@@ -11,12 +11,12 @@ use sd_notify::NotifyState::{
 
 /// How long systemd may take to hear a word. It never takes long, unless it hangs; and we don't with it.
 const HEARS: Duration = Duration::from_secs(2);
-/// How much time is asked for at once, and how often: whatever is under way is given up so long after its
-/// daemon hangs.
+/// How much time is asked for at once, and how often: of a daemon that hangs meanwhile, systemd loses its patience
+/// after the former.
 const MORE_TIME: Duration = Duration::from_secs(30);
 const ASK_AGAIN: Duration = Duration::from_secs(10);
-/// How long a start, or the work of a reload, may take in all. Taking over cores that hardly answer takes
-/// two minutes, and a hand-over with 100,000 users on a slow machine as long.
+/// How long a start, or the work of a reload, may take in all: longer than the deadlines of what is waited for
+/// in one of them, together.
 const LONGEST: Duration = Duration::from_secs(600);
 /// How long an end may take: all the deadlines of a stop, and some seconds.
 const END: Duration = Duration::from_secs(45);
