@@ -54,7 +54,7 @@ test-newest-core: ## Run the integration tests against the newest core
 	  RAYNODE_TEST_GO_CLIENTS=$$go RAYNODE_TEST_OTHER_XRAY=$$other exec cargo test --test it $(ARGS)
 
 test-systemd: ## Run the daemon under a real systemd in a throw-away tree (root, mmdebstrap, systemd-nspawn)
-	@scripts/need.sh cargo xray systemd
+	@scripts/need.sh cargo xray python systemd
 	cargo build
 	@xray=$$(scripts/xray.sh) && tests/systemd/run.sh target/debug/raynode $$xray
 
