@@ -54,7 +54,7 @@ test-newest-core: ## Run the integration tests against the newest core
 	  RAYNODE_TEST_GO_CLIENTS=$$go RAYNODE_TEST_OTHER_XRAY=$$other exec cargo test --test it $(ARGS)
 
 test-systemd: ## Run the daemon under a real systemd in a throw-away tree (root, mmdebstrap, systemd-nspawn)
-	@scripts/need.sh cargo xray systemd
+	@scripts/need.sh cargo xray python systemd
 	cargo build
 	@xray=$$(scripts/xray.sh) && tests/systemd/run.sh target/debug/raynode $$xray
 
@@ -63,7 +63,7 @@ soak: ## The long form of what cuts nobody and loses nothing: kills, reconnects,
 	@xray=$$(scripts/xray.sh) && python=$$(scripts/python.sh) && \
 	  XRAY_EXECUTABLE_PATH=$$xray RAYNODE_TEST_PYTHON=$$python RAYNODE_SOAK=1 \
 	  exec cargo test --test it -- --include-ignored --nocapture --test-threads 1 \
-	  living_on found going_back replacing signals lingering one_order mutated counted delivered handover
+	  living_on found going_back notified replacing signals lingering one_order mutated counted delivered handover
 
 bench: ## Measure start time, memory and speed of the release build
 	@scripts/need.sh cargo xray

@@ -25,11 +25,12 @@ use crate::panel::key_ring::KeyRing;
 use crate::panel::listener::{Listener, UnderWay};
 use crate::panel::maintenance::{ByHand, Installer, Maintenance};
 use crate::panel::receipts::Receipts;
-use crate::panel::reload::{self, Current, Pair};
+use crate::panel::reload::{self, Current, Pair, Trigger};
 use crate::panel::rest::Rest;
 use crate::panel::{grpc, health, ports, reflection, tls};
 use crate::settings::{Limits, Secret, Settings};
 use crate::shutdown::{How, Shutdown};
+use crate::systemd::{self, Manager};
 use crate::xray::core::Launcher;
 use crate::xray::leftover;
 use crate::xray::logs::Logs;
@@ -220,14 +221,16 @@ impl App {
 
     /// Serves until `shutdown`, then lets replies out, closes connections, and stops the core or
     /// leaves it to the daemon that comes next. Returns the ports that stay open for that one. Each
-    /// hangup reads the certificate and the keys anew, as a change of their files does.
+    /// hangup reads the certificate, the keys and the settings anew; a change of their files does so for
+    /// the former two. The `manager` is told of all of it.
     ///
     /// # Errors
     /// Only when the node is broken; the core serves on then.
     pub async fn run(
         self,
-        hangups: [Signal; 3],
+        hangup: Signal,
         shutdown: Shutdown,
+        manager: Manager,
     ) -> Result<Vec<TcpListener>, Error> {
         let identity = self.facts.identity.clone();
         tracing::info!(address = %identity.address, "serving panels");
@@ -253,18 +256,19 @@ impl App {
         let operator = Operator::new(self.node.clone(), self.facts, shutdown.clone());
         let cores = Cores::new(self.node.clone());
         tasks.spawn(self.control.serve(operator, cores, shutdown.clone()));
-        let [for_certificate, for_keys, for_settings] = hangups;
+        let (for_certificate, certificate_pulls) = reload::trigger();
         let (pair, current) = (identity.pair, identity.certificate);
         let files = vec![pair.certificate.clone(), pair.key.clone()];
-        tasks.spawn(reload::watch(files, for_certificate, move || {
+        tasks.spawn(reload::watch(files, certificate_pulls, move || {
             pair.reload(&current);
         }));
+        let (for_keys, keys_pulls) = reload::trigger();
         let (key_ring, keys) = (
             Arc::clone(&identity.key_ring),
             Arc::clone(identity.key_ring.keys()),
         );
         let files = vec![key_ring.path().to_owned()];
-        tasks.spawn(reload::watch(files, for_keys, move || key_ring.reload()));
+        tasks.spawn(reload::watch(files, keys_pulls, move || key_ring.reload()));
         let front = Front::new(routes, Rest::new(service, &self.limits), identity.protocols);
         let mut maintenance = JoinSet::new();
         if let Some(listener) = self.maintenance {
@@ -278,13 +282,19 @@ impl App {
             );
             maintenance.spawn(listener.serve(service, under_way.clone(), shutdown.clone()));
         }
-        tasks.spawn(follow_settings(for_settings, self.node.clone()));
+        let files = [for_certificate, for_keys];
+        tasks.spawn(follow_hangups(hangup, files, self.node.clone(), manager));
+        tasks.spawn(systemd::watch(manager, self.running.pulse()));
+        let mut reporting = JoinSet::new();
+        let (node, ending) = (self.node.clone(), shutdown.clone());
+        reporting.spawn(systemd::report(manager, node, ending));
         let service = Gate::new(front, keys, self.node, doorman);
         let mut running = self.running;
         let port = tokio::select! {
             port = self.listener.serve(service, under_way.clone(), shutdown.clone()) => port,
             () = running.broken() => return Err(Error::Driver),
         };
+        drop(reporting.join_next().await);
         let other = maintenance.join_next().await.and_then(Result::ok);
         under_way.reports.close();
         drop(tokio::time::timeout(VERDICTS, under_way.reports.wait()).await);
@@ -334,22 +344,35 @@ pub fn check(settings: &Settings) -> Result<(), Error> {
     Ok(())
 }
 
-/// Takes over, with each hangup, what can change while the node runs; everything else wants a restart.
-async fn follow_settings(mut hangups: Signal, node: Node) {
-    while hangups.recv().await.is_some() {
-        match Settings::load() {
-            Ok(settings) => {
-                node.set_stop_grace(settings.stop_grace);
-                telemetry::set_level(settings.log_level);
-                tracing::info!(
-                    "read LOG_LEVEL, STOP_GRACE, HANDOVER, DRAIN_TIMEOUT, XRAY_EXECUTABLE_PATH, CORE_MEMORY_LIMIT and HYSTERIA_IDLE_TIMEOUT anew; other settings change with a restart"
-                );
-                // What becomes of it, and why not, is said where it is done.
-                drop(node.renew(settings.core.parts(), settings.handover).await);
+/// Reads everything anew with each hangup: the files, then the settings.
+async fn follow_hangups(mut hangup: Signal, files: [Trigger; 2], node: Node, manager: Manager) {
+    while hangup.recv().await.is_some() {
+        manager.reloading().await;
+        let reload = async {
+            for file in &files {
+                file.pull().await;
             }
-            Err(mistakes) => {
-                tracing::error!(%mistakes, "the settings were not taken over, the old ones stay");
-            }
+            take_over_settings(&node).await;
+        };
+        manager.with_time(reload).await;
+        manager.ready().await;
+    }
+}
+
+/// Takes over what can change while the node runs; everything else wants a restart.
+async fn take_over_settings(node: &Node) {
+    match Settings::load() {
+        Ok(settings) => {
+            node.set_stop_grace(settings.stop_grace);
+            telemetry::set_level(settings.log_level);
+            tracing::info!(
+                "read LOG_LEVEL, STOP_GRACE, HANDOVER, DRAIN_TIMEOUT, XRAY_EXECUTABLE_PATH, CORE_MEMORY_LIMIT and HYSTERIA_IDLE_TIMEOUT anew; other settings change with a restart"
+            );
+            // What becomes of it, and why not, is said where it is done.
+            drop(node.renew(settings.core.parts(), settings.handover).await);
+        }
+        Err(mistakes) => {
+            tracing::error!(%mistakes, "the settings were not taken over, the old ones stay");
         }
     }
 }

@@ -19,7 +19,8 @@
 //!                         usage: counters ──▶ ledger ──▶ panel
 //! ```
 //!
-//! Calls go one way, to the right. `node` knows no type of a transport, `xray` knows no session.
+//! Calls go one way, to the right. `node` knows no type of a transport, `xray` knows no session. Beside
+//! `panel`, `systemd` tells whoever started the daemon what `node` does.
 
 pub mod app;
 pub mod cli;

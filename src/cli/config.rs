@@ -51,7 +51,7 @@ pub(super) async fn run(settings: Settings, arguments: Arguments) -> Result<Exit
 }
 
 fn show(form: Form) -> Result<ExitCode, Failure> {
-    let effective = reference::effective(&Sources::of_a_command());
+    let effective = reference::effective(&Sources::found());
     if form.json {
         let all: Vec<_> = effective
             .iter()

@@ -1,5 +1,6 @@
 //! The command line: one file per subcommand, and the only place that prints.
 
+mod after_stop;
 mod cert;
 mod config;
 mod daemon;
@@ -34,8 +35,9 @@ const EXIT_NO_DAEMON: u8 = 3;
 
 /// The node daemon beside Xray: a panel says who may connect.
 ///
-/// Settings come from the environment and from .env in the working directory; commands for a running daemon read
-/// /etc/raynode/raynode.env where there is no .env. `raynode config show` tells what is in force.
+/// Settings come from the environment and from a file: the one that `RAYNODE_SETTINGS` names, or .env in the
+/// working directory; commands for a running daemon read /etc/raynode/raynode.env where there is neither.
+/// `raynode config show` tells what is in force.
 #[derive(Debug, Parser)]
 #[command(
     name = "raynode",
@@ -84,6 +86,10 @@ enum Command {
         /// For which shell.
         shell: clap_complete::Shell,
     },
+    /// What systemd runs when the daemon has ended: where it was to be stopped and could not stop its core,
+    /// that one ends now.
+    #[command(hide = true)]
+    AfterStop,
 }
 
 /// Runs what the command line asks for.
@@ -115,6 +121,7 @@ pub fn main() -> ExitCode {
             clap_complete::generate(shell, &mut command, "raynode", &mut std::io::stdout());
             ExitCode::SUCCESS
         }
+        Command::AfterStop => after_stop::run(),
     }
 }
 

@@ -20,6 +20,7 @@ use crate::app::{self, App};
 use crate::replace;
 use crate::settings::Settings;
 use crate::shutdown::{How, Shutdown};
+use crate::systemd::Manager;
 use crate::xray::leftover;
 use crate::{host, telemetry};
 
@@ -99,17 +100,18 @@ enum Ended {
 
 async fn serve(settings: Settings, binary: PathBuf, show_pairing: bool) -> Ended {
     let shutdown = Shutdown::default();
+    let manager = Manager::from_env();
     // Before anything is started, so that no signal finds us without a handler.
-    let hangup = || signal(SignalKind::hangup());
-    let (ending, hangups) = match (Ending::listen(binary.clone()), hangup(), hangup(), hangup()) {
-        (Ok(ending), Ok(one), Ok(two), Ok(three)) => (ending, [one, two, three]),
-        (Err(error), ..) | (_, Err(error), ..) | (_, _, Err(error), _) | (.., Err(error)) => {
+    let signals = (Ending::listen(binary.clone()), signal(SignalKind::hangup()));
+    let (ending, hangup) = match signals {
+        (Ok(ending), Ok(hangup)) => (ending, hangup),
+        (Err(error), _) | (_, Err(error)) => {
             return Ended::Failed(format!("signals can't be received: {error}"));
         }
     };
     let mut hurry = std::pin::pin!(ending.watch(&shutdown));
     let built = tokio::select! {
-        built = App::build(settings, binary.clone()) => built,
+        built = manager.with_time_to_start(App::build(settings, binary.clone())) => built,
         () = &mut hurry => return Ended::Hurried(shutdown.how()),
     };
     let app = match built {
@@ -123,7 +125,7 @@ async fn serve(settings: Settings, binary: PathBuf, show_pairing: bool) -> Ended
         }
     }
     let ended = tokio::select! {
-        ended = app.run(hangups, shutdown.clone()) => ended,
+        ended = app.run(hangup, shutdown.clone(), manager) => ended,
         () = &mut hurry => return Ended::Hurried(shutdown.how()),
     };
     match ended {

@@ -10,6 +10,7 @@ use super::last_good::{LastGood, Restored};
 use super::phase::Phase;
 use super::plan::{self, UserChanges};
 use super::roster::Roster;
+use super::standing::Because;
 use super::user::Email;
 use crate::usage::harvest::{Harvester, Source};
 use crate::xray::client::Client;
@@ -107,6 +108,7 @@ pub(super) async fn restore(
             Phase::Down {
                 applied: restored.applied,
                 retry: tokio::time::Instant::now(),
+                because: Because::ServedLast,
             }
         }
         (None, _) => Phase::Idle,

@@ -54,10 +54,12 @@ use super::last_good::LastGood;
 use super::look::Look;
 use super::phase::Phase;
 use super::plan::{self, UserChanges};
+use super::pulse::Pulse;
 use super::roster::Roster;
 use super::routing;
 use super::session::Session;
 use super::setbacks::Setbacks;
+use super::standing::Because;
 use super::state::{Serving, State};
 use crate::usage::harvest::Harvester;
 use crate::xray::config::Skeleton;
@@ -174,12 +176,18 @@ impl Driver {
         driver
     }
 
-    /// Applies changes until it is told to leave.
-    pub(super) async fn run(mut self, leave: Leave) {
+    /// Applies changes until it is told to leave, and counts in `pulse` what it does.
+    pub(super) async fn run(self, leave: Leave, pulse: Pulse) {
+        let changes = Box::pin(self.serve_changes(leave, &pulse));
+        pulse.counting(changes).await;
+    }
+
+    async fn serve_changes(mut self, leave: Leave, pulse: &Pulse) {
         let _gone = leave.gone.clone().drop_guard();
         let mut tick = tokio::time::interval(TICK);
         tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
+            pulse.round();
             // The order: a stop ends everything, the end of a core comes before what would need it.
             // All of them are cancel-safe.
             tokio::select! {
@@ -389,6 +397,7 @@ impl Driver {
         self.phase = Phase::Down {
             applied,
             retry: tokio::time::Instant::now(),
+            because: Because::NotStarted,
         };
         self.publish();
     }
@@ -459,9 +468,10 @@ impl Driver {
             Phase::Down { .. } | Phase::GaveUp { .. } | Phase::Idle => None,
         };
         let draining = self.beside.drains.iter().map(Drain::view).collect();
-        let gave_up = match &self.phase {
-            Phase::GaveUp { why, .. } => Some(Arc::clone(why)),
-            _ => None,
+        let (comes, gave_up) = match &self.phase {
+            Phase::Down { because, .. } => (Some(*because), None),
+            Phase::GaveUp { why, .. } => (None, Some(Arc::clone(why))),
+            Phase::Serving { .. } | Phase::Idle => (None, None),
         };
         let retry = match &self.phase {
             Phase::Down { retry, .. } => Some(retry.into_std()),
@@ -472,6 +482,7 @@ impl Driver {
             serving,
             draining,
             tally: self.beside.tally,
+            comes,
             gave_up,
             retry,
             linger_until: self.linger_until.filter(|_| self.session.is_none()),

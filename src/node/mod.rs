@@ -21,11 +21,13 @@ mod look;
 mod overview;
 mod phase;
 mod plan;
+mod pulse;
 mod reads;
 mod roster;
 mod routing;
 mod session;
 mod setbacks;
+mod standing;
 mod state;
 mod user;
 
@@ -40,9 +42,11 @@ use uuid::Uuid;
 pub use self::history::{LastChange, UnderWay};
 pub use self::look::{Comparison, Listed, Step};
 pub use self::overview::{Doing, Overview};
+pub use self::pulse::{Beat, Pulse};
 pub use self::reads::{CoreInfo, Latency, LogStream};
 pub use self::roster::{Refused, Roster};
 pub use self::session::Session;
+pub use self::standing::{Absent, Because, Serves, Standing};
 pub use self::user::{Email, Malformed, User, Users};
 
 use self::change::{Change, Outcome};
@@ -212,6 +216,7 @@ pub struct Node {
 #[derive(Debug)]
 pub struct Running {
     task: tokio::task::JoinHandle<()>,
+    pulse: Pulse,
     leave: Leave,
     harvesting: JoinSet<()>,
     ledger: Ledger,
@@ -219,6 +224,12 @@ pub struct Running {
 }
 
 impl Running {
+    /// What shows that it goes on.
+    #[must_use]
+    pub fn pulse(&self) -> Pulse {
+        self.pulse.clone()
+    }
+
     /// Returns when the driver has ended without being asked to. Without it nothing can change any
     /// more: better to end, so that whoever started the node starts it again. The core serves on.
     pub async fn broken(&mut self) {
@@ -315,7 +326,8 @@ impl Node {
             (memory.handover, memory.restore),
         )
         .await;
-        let task = tokio::spawn(driver.run(leave.clone()));
+        let pulse = Pulse::default();
+        let task = tokio::spawn(driver.run(leave.clone(), pulse.clone()));
         let mut harvesting = JoinSet::new();
         harvesting.spawn(harvesting::run(Arc::clone(&harvester), state.clone()));
         let node = Self {
@@ -331,6 +343,7 @@ impl Node {
         let running = Running {
             launcher: Arc::clone(&node.launcher),
             task,
+            pulse,
             leave,
             harvesting,
             ledger,

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::applied::Applied;
+use super::standing::Because;
 use crate::xray::core::Core;
 
 #[expect(
@@ -15,10 +16,11 @@ pub(super) enum Phase {
     Idle,
     /// A core serves.
     Serving { core: Core, applied: Applied },
-    /// The core died and comes back by itself.
+    /// The core comes by itself.
     Down {
         applied: Applied,
         retry: tokio::time::Instant,
+        because: Because,
     },
     /// The core died too often: it waits for somebody to change something.
     GaveUp { applied: Applied, why: Arc<str> },

@@ -5,6 +5,7 @@ use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
 
 use super::session::Session;
+use super::standing::Because;
 use crate::usage::harvest::Source;
 use crate::xray::config::Skeleton;
 use crate::xray::handover::Tally;
@@ -17,6 +18,8 @@ pub(super) struct State {
     /// The cores that keep what connections they have.
     pub(super) draining: Vec<Draining>,
     pub(super) tally: Tally,
+    /// Why a core comes by itself, when none serves and one does.
+    pub(super) comes: Option<Because>,
     /// Why the core stays down, when it does.
     pub(super) gave_up: Option<Arc<str>>,
     /// When a core that died is started again.

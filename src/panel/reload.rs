@@ -9,7 +9,7 @@ use rustls::crypto::ring;
 use rustls::pki_types::CertificateDer;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
-use tokio::signal::unix::Signal;
+use tokio::sync::{mpsc, oneshot};
 
 use crate::identity::{self, Certificate, Shown};
 
@@ -93,23 +93,50 @@ impl Pair {
     }
 }
 
-/// Calls `reload` when one of the files has changed, and whenever `hangup` says so.
+/// Asks for one thing to be read anew.
+#[derive(Clone, Debug)]
+pub struct Trigger(mpsc::Sender<oneshot::Sender<()>>);
+
+/// Where that is asked for.
+#[derive(Debug)]
+pub struct Pulls(mpsc::Receiver<oneshot::Sender<()>>);
+
+/// The two ends of one pull at a time.
+#[must_use]
+pub fn trigger() -> (Trigger, Pulls) {
+    let (trigger, pulls) = mpsc::channel(1);
+    (Trigger(trigger), Pulls(pulls))
+}
+
+impl Trigger {
+    /// Returns when it has been read, whatever came of that.
+    pub async fn pull(&self) {
+        let (done, read) = oneshot::channel();
+        if self.0.send(done).await.is_ok() {
+            // Whoever is done drops it.
+            drop(read.await);
+        }
+    }
+}
+
+/// Calls `reload` when one of the files has changed, and whenever somebody `pulls`.
 ///
 /// Two files can't be replaced at once, so a change counts when two looks in a row find the same.
-pub async fn watch(files: Vec<PathBuf>, mut hangup: Signal, reload: impl Fn()) {
+pub async fn watch(files: Vec<PathBuf>, mut pulls: Pulls, reload: impl Fn()) {
     let mut loaded = stamps(&files);
     let mut seen = loaded.clone();
     loop {
-        let asked = tokio::select! {
-            signal = hangup.recv() => signal.is_some(),
-            () = tokio::time::sleep(LOOK) => false,
+        let pull = tokio::select! {
+            Some(pull) = pulls.0.recv() => Some(pull),
+            () = tokio::time::sleep(LOOK) => None,
         };
         let now = stamps(&files);
         let at_rest = std::mem::replace(&mut seen, now.clone()) == now;
-        if asked || (at_rest && now != loaded) {
+        if pull.is_some() || (at_rest && now != loaded) {
             loaded = now;
             reload();
         }
+        drop(pull);
     }
 }
 

@@ -11,7 +11,7 @@ mod source;
 
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tracing::level_filters::LevelFilter;
@@ -25,7 +25,9 @@ pub use self::source::{Source, Sources};
 use crate::usage::{Policy, Unsure};
 use crate::xray::handover;
 
-/// Where settings are, beside the environment: for a daemon and for who stands beside it.
+/// Names the file of settings, where that is not the usual one.
+const FILE_VARIABLE: &str = "RAYNODE_SETTINGS";
+/// The usual one, in the working directory.
 const HERE: &str = ".env";
 /// Where those of the service are.
 const SERVICE: &str = "/etc/raynode/raynode.env";
@@ -143,13 +145,13 @@ impl fmt::Display for Mistake {
 pub struct Mistakes(pub Vec<Mistake>);
 
 impl Settings {
-    /// Reads the environment, and the `.env` file in the working directory where there is one; the
-    /// environment wins.
+    /// Reads the environment, and a file where there is one: that which `RAYNODE_SETTINGS` names, or else
+    /// `.env` in the working directory. The environment wins; only the file can change while a daemon runs.
     ///
     /// # Errors
     /// With every mistake there is.
     pub fn load() -> Result<Self, Mistakes> {
-        let (sources, mistakes) = Sources::read(Path::new(HERE));
+        let (sources, mistakes) = Sources::of_the_daemon();
         Self::read(&sources, mistakes)
     }
 
@@ -159,7 +161,7 @@ impl Settings {
     /// # Errors
     /// With every mistake there is.
     pub fn find() -> Result<Self, Mistakes> {
-        let (sources, mistakes) = Sources::find();
+        let (sources, mistakes) = Sources::of_a_command();
         Self::read(&sources, mistakes)
     }
 

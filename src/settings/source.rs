@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{HERE, Mistake, SERVICE};
+use super::{FILE_VARIABLE, HERE, Mistake, SERVICE};
 
 /// Gives the value of a variable, if it is set.
 pub trait Source {
@@ -48,20 +48,26 @@ impl Sources {
         (Self { file, values }, mistakes)
     }
 
-    /// The environment over `.env` here or, where there is none, over the file of the service.
-    pub(super) fn find() -> (Self, Vec<Mistake>) {
+    /// What a daemon reads: the file that `RAYNODE_SETTINGS` names, or `.env` in the working directory.
+    pub(super) fn of_the_daemon() -> (Self, Vec<Mistake>) {
+        Self::read(&named().unwrap_or_else(|| HERE.into()))
+    }
+
+    /// The same for a command that somebody gives anywhere: where there is no such file, that of the service.
+    pub(super) fn of_a_command() -> (Self, Vec<Mistake>) {
         let here = Path::new(HERE);
-        Self::read(if here.exists() {
+        let usual = if here.exists() {
             here
         } else {
             Path::new(SERVICE)
-        })
+        };
+        Self::read(&named().unwrap_or_else(|| usual.to_owned()))
     }
 
-    /// What a command finds.
+    /// What a command finds, right or wrong.
     #[must_use]
-    pub fn of_a_command() -> Self {
-        Self::find().0
+    pub fn found() -> Self {
+        Self::of_a_command().0
     }
 
     /// A value and where it stands.
@@ -85,6 +91,11 @@ impl Source for Sources {
         })
         .get(name)
     }
+}
+
+fn named() -> Option<PathBuf> {
+    let path = std::env::var_os(FILE_VARIABLE)?;
+    (!path.is_empty()).then(|| path.into())
 }
 
 fn in_environment(name: &str) -> Option<String> {

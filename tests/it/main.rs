@@ -26,6 +26,7 @@ mod hostile;
 mod lingering;
 mod living_on;
 mod mutated;
+mod notified;
 mod one_order;
 mod operator;
 mod process;

@@ -98,3 +98,24 @@ async fn nobody_can_be_told_to_reload_where_nobody_runs() {
         "{text}"
     );
 }
+
+#[test]
+fn the_environment_names_the_file_of_settings() {
+    let mut node = NodeProcess::prepare(NODE, &[]);
+    node.unset("STOP_GRACE");
+    let named = node.folder().join("named");
+    std::fs::write(&named, "STOP_GRACE=soon\n").unwrap();
+    std::fs::write(node.folder().join(".env"), "DRAIN_TIMEOUT=soon\n").unwrap();
+    let mistakes = |node: &NodeProcess| {
+        let told = node.command(&["reload"]);
+        assert_eq!(told.status.code(), Some(2));
+        String::from_utf8(told.stderr).unwrap()
+    };
+    let text = mistakes(&node);
+    assert!(text.contains("DRAIN_TIMEOUT is"), "{text}");
+    assert!(!text.contains("STOP_GRACE"), "{text}");
+    node.set("RAYNODE_SETTINGS", named.to_str().unwrap());
+    let text = mistakes(&node);
+    assert!(text.contains("STOP_GRACE is"), "{text}");
+    assert!(!text.contains("DRAIN_TIMEOUT"), "{text}");
+}

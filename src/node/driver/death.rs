@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::Driver;
 use crate::node::endurance::Verdict;
 use crate::node::phase::{CoreEvent, Phase};
+use crate::node::standing::Because;
 use crate::xray::core::READY_DEADLINE;
 
 impl Driver {
@@ -17,14 +18,14 @@ impl Driver {
         let Some(mut applied) = self.take_applied().await else {
             return;
         };
-        let (ran, how) = match event {
+        let (ran, how, because) = match event {
             CoreEvent::Ended { how, ran } => {
                 let ran_for = format!("{how}, after {} s", ran.as_secs());
                 self.history.end("the core ended by itself", ran_for, None);
                 let line = format!("xray process exited unexpectedly: {how}");
                 self.launcher.logs.push(&line);
                 tracing::error!(how, ran_s = ran.as_secs(), "the core ended unexpectedly");
-                (ran, how)
+                (ran, how, Because::Ended)
             }
             CoreEvent::RetryDue => match applied.launch(&self.launcher, READY_DEADLINE).await {
                 Ok(core) => {
@@ -32,7 +33,7 @@ impl Driver {
                 }
                 Err(error) => {
                     tracing::error!(%error, "the core can't be started again");
-                    (Duration::ZERO, error.to_string())
+                    (Duration::ZERO, error.to_string(), Because::NotStarted)
                 }
             },
         };
@@ -43,6 +44,7 @@ impl Driver {
                 Phase::Down {
                     applied,
                     retry: tokio::time::Instant::now() + wait,
+                    because,
                 }
             }
             Verdict::Back { to, failures } => {
@@ -57,6 +59,7 @@ impl Driver {
                 Phase::Down {
                     applied: to.with_users_of(&applied),
                     retry: tokio::time::Instant::now(),
+                    because,
                 }
             }
             Verdict::GiveUp { failures } => {

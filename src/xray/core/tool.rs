@@ -66,10 +66,19 @@ pub(super) fn hidden_variables() -> &'static [&'static str] {
             "LISTEN_FDS",
             "LISTEN_PID",
             "NOTIFY_SOCKET",
+            "WATCHDOG_PID",
+            "WATCHDOG_USEC",
             "SSL_KEY_FILE",
             "SSL_CERT_FILE",
         ]
     } else {
-        &["API_KEY", "LISTEN_FDS", "LISTEN_PID", "NOTIFY_SOCKET"]
+        &[
+            "API_KEY",
+            "LISTEN_FDS",
+            "LISTEN_PID",
+            "NOTIFY_SOCKET",
+            "WATCHDOG_PID",
+            "WATCHDOG_USEC",
+        ]
     }
 }

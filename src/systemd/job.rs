@@ -1,4 +1,4 @@
-//! What systemd knows and tells: whether it is about to start us again.
+//! What systemd is about to do with this unit.
 
 use std::process::Stdio;
 use std::time::Duration;
@@ -9,9 +9,18 @@ const DEADLINE: Duration = Duration::from_secs(2);
 /// Whether the end that is asked of us is the first half of a restart: by hand, or by a package that
 /// is upgraded. `systemctl stop` and a shutdown of the machine are not.
 pub async fn is_restarting_us() -> bool {
-    let Some(unit) = own_unit() else {
-        return false;
-    };
+    job().await.as_deref() == Some("restart")
+}
+
+/// Whether this unit is being stopped for good: by hand, or because the machine is shut down. An end that
+/// nobody asked for is none.
+pub async fn is_stopping_us() -> bool {
+    job().await.as_deref() == Some("stop")
+}
+
+/// The job that systemd has for this unit; `None` for none, and where systemd does not tell.
+async fn job() -> Option<String> {
+    let unit = own_unit()?;
     let jobs = tokio::process::Command::new("systemctl")
         .args([
             "list-jobs",
@@ -25,16 +34,22 @@ pub async fn is_restarting_us() -> bool {
         .kill_on_drop(true)
         .output();
     match tokio::time::timeout(DEADLINE, jobs).await {
-        Ok(Ok(output)) => has_restart(&String::from_utf8_lossy(&output.stdout), &unit),
+        Ok(Ok(output)) if output.status.success() => {
+            job_of(&String::from_utf8_lossy(&output.stdout), &unit)
+        }
+        Ok(Ok(output)) => {
+            tracing::warn!(status = %output.status, "systemctl does not say whether this is a restart, so it is taken for none; is D-Bus there?");
+            None
+        }
         Ok(Err(error)) => {
-            tracing::warn!(%error, "systemctl can't be asked whether this is a restart, so the core is stopped");
-            false
+            tracing::warn!(%error, "systemctl can't be asked whether this is a restart, so it is taken for none");
+            None
         }
         Err(_) => {
             tracing::warn!(
-                "systemctl does not say whether this is a restart, so the core is stopped"
+                "systemctl does not say in time whether this is a restart, so it is taken for none"
             );
-            false
+            None
         }
     }
 }
@@ -59,12 +74,14 @@ fn unit_of(groups: &str) -> Option<String> {
         .map(str::to_owned)
 }
 
-/// Whether `systemctl list-jobs` has a restart of this unit: number, unit, type, state.
-fn has_restart(jobs: &str, unit: &str) -> bool {
-    jobs.lines().any(|job| {
+/// The type of this unit's job in `systemctl list-jobs`: number, unit, type, state.
+fn job_of(jobs: &str, unit: &str) -> Option<String> {
+    let mut jobs = jobs.lines().map(|job| {
         let mut words = job.split_whitespace().skip(1);
-        words.next() == Some(unit) && words.next() == Some("restart")
-    })
+        (words.next(), words.next())
+    });
+    let (_, kind) = jobs.find(|(of, _)| *of == Some(unit))?;
+    kind.map(str::to_owned)
 }
 
 #[cfg(test)]
@@ -81,14 +98,13 @@ mod tests {
     }
 
     #[test]
-    fn only_a_restart_of_ours_is_one() {
-        let jobs = "123 raynode.service restart running\n124 nginx.service restart waiting\n";
-        assert!(has_restart(jobs, "raynode.service"));
-        assert!(!has_restart(jobs, "raynode2.service"));
-        assert!(!has_restart(
-            "9 raynode.service stop running\n",
-            "raynode.service"
-        ));
-        assert!(!has_restart("", "raynode.service"));
+    fn a_job_of_ours_is_told_from_those_of_others() {
+        let jobs = "123 raynode.service restart running\n124 nginx.service stop waiting\n";
+        let job = |unit| job_of(jobs, unit);
+        assert_eq!(job("raynode.service").as_deref(), Some("restart"));
+        assert_eq!(job("nginx.service").as_deref(), Some("stop"));
+        assert_eq!(job("raynode2.service"), None);
+        assert_eq!(job_of("", "raynode.service"), None);
+        assert_eq!(job_of("9 raynode.service\n", "raynode.service"), None);
     }
 }
