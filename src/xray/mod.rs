@@ -14,3 +14,4 @@ pub mod version;
 
 mod appender;
 mod lines;
+mod tool;
