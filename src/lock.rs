@@ -6,7 +6,7 @@ use std::path::Path;
 
 /// Held for as long as a node works in a folder. The kernel lets it go with the process.
 #[derive(Debug)]
-pub(crate) struct Lock(#[expect(dead_code, reason = "it is held, and nothing else")] File);
+pub(crate) struct Lock(File);
 
 impl Lock {
     /// Takes it; `None` when another node has it.
@@ -42,6 +42,14 @@ impl Lock {
             }
             Err(TryLockError::Error(error)) => Err(error),
         }
+    }
+}
+
+impl Drop for Lock {
+    fn drop(&mut self) {
+        // A process that was just started holds our files until it is another program. What can't be
+        // let go now is let go with them.
+        drop(self.0.unlock());
     }
 }
 

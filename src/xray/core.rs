@@ -8,7 +8,6 @@ mod launcher;
 mod output;
 mod rules;
 mod tell;
-mod tool;
 
 use std::io;
 use std::path::PathBuf;

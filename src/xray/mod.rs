@@ -5,6 +5,7 @@ pub mod client;
 pub mod config;
 pub mod core;
 pub mod handover;
+pub mod install;
 pub mod leftover;
 pub mod logs;
 pub mod parts;
@@ -14,3 +15,4 @@ pub mod version;
 
 mod appender;
 mod lines;
+mod tool;

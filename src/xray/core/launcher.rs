@@ -13,7 +13,6 @@ use uuid::Uuid;
 use super::coming::{Coming, ended};
 use super::files::{Files, InboundSocket};
 use super::output::{Output, Tail};
-use super::tool::{Tool, hidden_variables};
 use super::{Core, Error, READY_DEADLINE};
 use crate::disk;
 use crate::xray::config::{Accounts, Door, LogFiles, Skeleton};
@@ -22,6 +21,7 @@ use crate::xray::logs::Logs;
 use crate::xray::parts::Parts;
 use crate::xray::process::{Process, Spawn};
 use crate::xray::record::Record;
+use crate::xray::tool::{Tool, hidden_variables};
 use crate::xray::version::Version;
 
 /// How long a binary may take to say its version.

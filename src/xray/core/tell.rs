@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use serde_json::Value;
 
-use super::tool::Tool;
 use super::{Core, Launcher};
 use crate::xray::client::Error;
+use crate::xray::tool::Tool;
 
 /// How long the core gets to answer, in seconds.
 const ANSWER_S: &str = "8";

@@ -5,8 +5,11 @@ use std::io;
 use std::path::Path;
 use std::process::{Output, Stdio};
 
-use tokio::io::AsyncWriteExt;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWriteExt};
 use tokio::process::Command;
+
+/// How much of what it says is kept, of each stream.
+const MAX_OUTPUT: u64 = 1 << 20;
 
 /// One call of the binary. It ends when nobody waits for it any more.
 pub(super) struct Tool(Command);
@@ -39,7 +42,7 @@ impl Tool {
         self
     }
 
-    /// Hands it `input` and waits for all that it says.
+    /// Hands it `input` and waits for its end and what it says: the first MiB of it.
     ///
     /// # Errors
     /// When the binary can't be run.
@@ -53,8 +56,28 @@ impl Tool {
             }
             drop(stdin);
         };
-        tokio::join!(feed, child.wait_with_output()).1
+        let (stdout, stderr) = (child.stdout.take(), child.stderr.take());
+        let ((), stdout, stderr, status) =
+            tokio::join!(feed, beginning(stdout), beginning(stderr), child.wait());
+        Ok(Output {
+            status: status?,
+            stdout: stdout?,
+            stderr: stderr?,
+        })
     }
+}
+
+/// Reads to the end, so that nobody who writes waits for ever, and keeps the beginning.
+async fn beginning(stream: Option<impl AsyncRead + Unpin>) -> io::Result<Vec<u8>> {
+    let mut kept = Vec::new();
+    if let Some(mut stream) = stream {
+        (&mut stream)
+            .take(MAX_OUTPUT)
+            .read_to_end(&mut kept)
+            .await?;
+        tokio::io::copy(&mut stream, &mut tokio::io::sink()).await?;
+    }
+    Ok(kept)
 }
 
 /// What is meant for the node alone. Beside our `SSL_KEY_FILE`, `SSL_CERT_FILE` is our certificate;
@@ -80,5 +103,20 @@ pub(super) fn hidden_variables() -> &'static [&'static str] {
             "WATCHDOG_PID",
             "WATCHDOG_USEC",
         ]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn of_what_is_said_the_beginning_is_kept() {
+        let shell = Tool::new(Path::new("/bin/sh"));
+        let endless = "head -c 3000000 /dev/zero; echo heard >&2; cat >&2; exit 3";
+        let output = shell.args(["-c", endless]).run(b"input").await.unwrap();
+        assert_eq!(output.stdout.len(), 1 << 20);
+        assert_eq!(output.stderr, b"heard\ninput");
+        assert_eq!(output.status.code(), Some(3));
     }
 }
