@@ -26,8 +26,11 @@ use crate::panel::receipts::Receipts;
 use crate::panel::reload::{self, Current, Pair};
 use crate::panel::rest::Rest;
 use crate::panel::{Keys, NamedKey, grpc, health, ports, reflection, tls};
+use crate::scrape::{self, Page};
 use crate::settings::{Limits, Protocols, Secret, Settings};
 use crate::shutdown::{How, Shutdown};
+use crate::telemetry::Metrics;
+use crate::telemetry::metrics::{Connections, Port};
 use crate::xray::core::Launcher;
 use crate::xray::leftover;
 use crate::xray::logs::Logs;
@@ -116,6 +119,8 @@ pub struct App {
     pairing: Pairing,
     listener: Listener,
     maintenance: Option<Listener>,
+    metrics: Arc<Metrics>,
+    metrics_listen: Option<SocketAddr>,
     installer: Arc<dyn Installer>,
     keys: Arc<Keys>,
     key_ring: KeyRing,
@@ -149,7 +154,7 @@ impl App {
         };
         let key_ring = KeyRing {
             api_key,
-            file: settings.api_keys_file,
+            file: settings.api_keys_file.clone(),
         };
         let keys = Keys::new(key_ring.read()?);
         let certificate = identity::certificate(
@@ -163,21 +168,14 @@ impl App {
             source,
         };
         let certificate = Arc::new(Current::new(certificate).map_err(fail)?);
-        let clients = match &settings.client_certificates {
-            Some(path) => Some(
-                ClientCertificates::from_file(path, settings.require_client_certificate).map_err(
-                    |source| Error::Clients {
-                        path: path.clone(),
-                        source,
-                    },
-                )?,
-            ),
-            None => None,
-        };
+        let clients = clients(&settings)?;
         let tls = tls::acceptor(Arc::clone(&certificate), clients).map_err(fail)?;
-        let listener = bind(settings.listen, tls.clone(), settings.limits).await?;
+        let metrics = Arc::new(Metrics::default());
+        let open = metrics.connections(Port::Panel);
+        let listener = bind(settings.listen, tls.clone(), settings.limits, open).await?;
+        let open = metrics.connections(Port::Maintenance);
         let maintenance = match settings.maintenance {
-            Some(address) => Some(bind(address, tls, settings.limits).await?),
+            Some(address) => Some(bind(address, tls, settings.limits, open).await?),
             None => None,
         };
 
@@ -188,6 +186,7 @@ impl App {
         let mut launcher = Launcher::new(parts, settings.assets, settings.runtime_dir, logs);
         launcher.tail_lines = settings.startup_log_tail;
         launcher.debug_config = settings.debug_config;
+        launcher.metrics = Arc::clone(&metrics);
         match launcher.version().await {
             Ok(version) => tracing::info!(%version, "found xray"),
             // The node serves all the same: its panel learns the reason from its Start.
@@ -220,6 +219,8 @@ impl App {
             pairing,
             listener,
             maintenance,
+            metrics,
+            metrics_listen: settings.metrics,
             installer: Arc::new(by_hand),
             keys: Arc::new(keys),
             key_ring,
@@ -252,7 +253,8 @@ impl App {
     ) -> Result<Vec<TcpListener>, Error> {
         tracing::info!(address = %self.pairing.address, "serving panels");
         let under_way = UnderWay::default();
-        let doorman = Arc::new(Doorman::new(under_way.replies.clone()));
+        let doorman = Doorman::new(under_way.replies.clone(), Arc::clone(&self.metrics));
+        let doorman = Arc::new(doorman);
         let service = grpc::Service::new(self.node.clone(), shutdown.token().clone());
         let (health, reporter) = health::service();
         let mut routes =
@@ -272,6 +274,10 @@ impl App {
         tasks.spawn(reporter.follow(self.node.clone()));
         let [for_certificate, for_keys, for_settings] = hangups;
         let (pair, current) = (self.pair, self.certificate);
+        if let Some(address) = self.metrics_listen {
+            let page = Page::new(self.metrics, self.node.clone(), Arc::clone(&current));
+            tasks.spawn(scrape::serve(address, page));
+        }
         let files = vec![pair.certificate.clone(), pair.key.clone()];
         tasks.spawn(reload::watch(files, for_certificate, move || {
             pair.reload(&current);
@@ -327,14 +333,7 @@ pub fn check(settings: &Settings) -> Result<(), Error> {
         path: settings.certificate.clone(),
         source,
     })?;
-    if let Some(path) = &settings.client_certificates {
-        ClientCertificates::from_file(path, settings.require_client_certificate).map_err(
-            |source| Error::Clients {
-                path: path.clone(),
-                source,
-            },
-        )?;
-    }
+    clients(settings)?;
     if let Some(path) = &settings.api_keys_file {
         identity::keys_file(path)?;
     }
@@ -408,8 +407,25 @@ impl KeyRing {
     }
 }
 
-async fn bind(address: SocketAddr, tls: TlsAcceptor, limits: Limits) -> Result<Listener, Error> {
-    Listener::bind(address, tls, limits)
+/// The certificates of clients that are trusted, where there are any.
+fn clients(settings: &Settings) -> Result<Option<Arc<ClientCertificates>>, Error> {
+    let Some(path) = &settings.client_certificates else {
+        return Ok(None);
+    };
+    let clients = ClientCertificates::from_file(path, settings.require_client_certificate);
+    clients.map(Some).map_err(|source| Error::Clients {
+        path: path.clone(),
+        source,
+    })
+}
+
+async fn bind(
+    address: SocketAddr,
+    tls: TlsAcceptor,
+    limits: Limits,
+    open: Connections,
+) -> Result<Listener, Error> {
+    Listener::bind(address, tls, limits, open)
         .await
         .map_err(|source| Error::Listen { address, source })
 }

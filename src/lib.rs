@@ -19,7 +19,8 @@
 //!                         usage: counters ──▶ ledger ──▶ panel
 //! ```
 //!
-//! Calls go one way, to the right. `node` knows no type of a transport, `xray` knows no session.
+//! Calls go one way, to the right. `node` knows no type of a transport, `xray` knows no session. Beside the
+//! panel, `scrape` shows Prometheus what the node is and what `telemetry` has counted.
 
 pub mod app;
 pub mod cli;
@@ -28,6 +29,7 @@ pub mod identity;
 pub mod node;
 pub mod panel;
 pub mod proto;
+pub mod scrape;
 pub mod settings;
 pub mod shutdown;
 pub mod systemd;

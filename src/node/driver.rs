@@ -29,6 +29,7 @@ mod ladder;
 mod memory;
 mod way_back;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -56,6 +57,7 @@ use super::routing;
 use super::session::Session;
 use super::setbacks::Setbacks;
 use super::state::{Serving, State};
+use crate::telemetry::metrics::Rung;
 use crate::usage::harvest::Harvester;
 use crate::xray::config::Skeleton;
 use crate::xray::core::{Core, Launcher};
@@ -325,11 +327,16 @@ impl Driver {
     /// Whoever is gone afterwards is cut in the cores that drain, too.
     async fn change_users(&mut self, changes: UserChanges) -> Result<(), Error> {
         let removed = changes.removed();
+        let metrics = &self.launcher.metrics;
+        if !changes.is_empty() {
+            metrics.rung(Rung::Users);
+        }
         let Phase::Serving { core, applied } = &mut self.phase else {
             return Err(Error::CoreNotStarted);
         };
         let made = change_users(core.client(), applied, &mut self.last_good, changes).await;
         let roster = &applied.roster;
+        metrics.users(roster.people());
         let gone = removed.into_iter().filter(|email| !roster.has(email));
         let gone: Vec<String> = gone.map(|email| email.as_str().to_owned()).collect();
         self.cut(&gone);
@@ -432,6 +439,7 @@ impl Driver {
                 pid: core.pid(),
                 ready: core.ready_since(),
                 skeleton: Arc::clone(&applied.skeleton),
+                sockets: core.own_sockets().map(PathBuf::from).collect(),
             })),
             Phase::Down { .. } | Phase::GaveUp { .. } | Phase::Idle => None,
         };
@@ -440,7 +448,12 @@ impl Driver {
             Phase::GaveUp { why, .. } => Some(Arc::clone(why)),
             _ => None,
         };
+        self.launcher
+            .metrics
+            .users(self.phase.roster().map_or(0, Roster::people));
         self.state.send_replace(State {
+            condition: self.phase.condition(),
+            failures: self.endurance.failures(),
             session: self.session.clone(),
             serving,
             draining,

@@ -21,6 +21,8 @@ pub mod health;
 mod json;
 pub mod listener;
 pub mod maintenance;
+mod methods;
+mod observed;
 mod openapi;
 pub mod ports;
 pub mod receipts;

@@ -9,6 +9,8 @@ use rustls::crypto::ring;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 use tokio::signal::unix::Signal;
+use x509_parser::certificate::X509Certificate;
+use x509_parser::prelude::FromDer;
 
 use crate::identity::{self, Certificate};
 
@@ -32,6 +34,16 @@ impl Current {
     /// When key and certificate do not belong together.
     pub fn new(certificate: Certificate) -> Result<Self, rustls::Error> {
         certified(certificate).map(|pair| Self(ArcSwap::from_pointee(pair)))
+    }
+}
+
+impl Current {
+    /// When the pair that is in force ends, Unix seconds; `None` for a certificate that nobody can read.
+    #[must_use]
+    pub fn ends(&self) -> Option<i64> {
+        let pair = self.0.load();
+        let (_, certificate) = X509Certificate::from_der(pair.cert.first()?).ok()?;
+        Some(certificate.validity().not_after.timestamp())
     }
 }
 

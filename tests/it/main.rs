@@ -24,6 +24,7 @@ mod held;
 mod hostile;
 mod lingering;
 mod living_on;
+mod metrics;
 mod mutated;
 mod one_order;
 mod process;

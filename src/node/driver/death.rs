@@ -5,6 +5,7 @@ use std::time::Duration;
 use super::Driver;
 use crate::node::endurance::Verdict;
 use crate::node::phase::{CoreEvent, Phase};
+use crate::telemetry::metrics::Launch;
 use crate::xray::core::READY_DEADLINE;
 
 impl Driver {
@@ -24,7 +25,10 @@ impl Driver {
                 tracing::error!(how, ran_s = ran.as_secs(), "the core ended unexpectedly");
                 (ran, how)
             }
-            CoreEvent::RetryDue => match applied.launch(&self.launcher, READY_DEADLINE).await {
+            CoreEvent::RetryDue => match applied
+                .launch(&self.launcher, READY_DEADLINE, Launch::Again)
+                .await
+            {
                 Ok(core) => {
                     return self.serve(core, applied).await;
                 }

@@ -10,6 +10,7 @@ use crate::node::endurance::Endurance;
 use crate::node::phase::Phase;
 use crate::node::plan::{self, Desired, Plan};
 use crate::node::routing::{self, Left};
+use crate::telemetry::metrics::{Launch, Rung};
 use crate::xray::config::Rule;
 use crate::xray::core::READY_DEADLINE;
 
@@ -40,6 +41,7 @@ impl Driver {
         match step {
             Plan::Nothing => {
                 tracing::info!("start: the node runs exactly this already");
+                self.launcher.metrics.rung(Rung::Nothing);
                 Ok(())
             }
             Plan::Users(changes) => {
@@ -62,6 +64,7 @@ impl Driver {
                     tracing::warn!(%error, "the core does not change its rules");
                     return self.exchange(desired, "rules").await;
                 }
+                self.launcher.metrics.rung(Rung::Rules);
                 applied.skeleton = desired.skeleton;
                 let changed = self.change_users(changes).await;
                 self.changed();
@@ -86,7 +89,9 @@ impl Driver {
             self.cut(&applied.roster.gone_in(&desired.roster));
         }
         let mut applied = Applied::from(desired);
-        let core = applied.launch(&self.launcher, READY_DEADLINE).await?;
+        let launched = applied.launch(&self.launcher, READY_DEADLINE, Launch::Start);
+        let core = launched.await?;
+        self.launcher.metrics.rung(Rung::Start);
         if !is_the_same {
             self.endurance = Endurance::default();
         }
@@ -130,7 +135,10 @@ impl Driver {
         };
         let mut applied = Applied::from(desired);
         let tried = Arc::clone(&applied.skeleton);
-        let failure = match applied.launch(&self.launcher, patience).await {
+        let failure = match applied
+            .launch(&self.launcher, patience, Launch::Restart)
+            .await
+        {
             Ok(core) => {
                 self.cut(&before.roster.gone_in(&applied.roster));
                 self.endurance.replaced(before, ran);
@@ -142,7 +150,10 @@ impl Driver {
         tracing::warn!(error = %failure, "the new configuration does not run, going back to the last one");
         self.setbacks
             .note(tried, failure.to_string(), Instant::now());
-        match before.launch(&self.launcher, READY_DEADLINE).await {
+        match before
+            .launch(&self.launcher, READY_DEADLINE, Launch::Back)
+            .await
+        {
             Ok(core) => self.serve(core, before).await,
             Err(error) => {
                 tracing::error!(%error, "the last configuration does not start either");
@@ -171,7 +182,10 @@ impl Driver {
         let Some(mut applied) = self.take_applied().await else {
             return Err(Error::NotInitialized);
         };
-        match applied.launch(&self.launcher, READY_DEADLINE).await {
+        match applied
+            .launch(&self.launcher, READY_DEADLINE, Launch::Restart)
+            .await
+        {
             Ok(core) => {
                 self.serve(core, applied).await;
                 Ok(())
