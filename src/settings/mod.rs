@@ -118,6 +118,8 @@ pub enum LogFormat {
     Text,
     /// For machines, an object a line.
     Json,
+    /// To the journal of systemd, by its own protocol.
+    Journald,
 }
 
 /// One thing that is wrong with the settings.
@@ -250,7 +252,7 @@ impl Settings {
                 )
                 .unwrap_or(LevelFilter::INFO),
             log_format: reader
-                .parsed("LOG_FORMAT", "text or json", parse::log_format)
+                .parsed("LOG_FORMAT", "text, json or journald", parse::log_format)
                 .unwrap_or(LogFormat::Text),
         };
         let mistakes = reader.into_mistakes();

@@ -219,6 +219,7 @@ pub(super) fn log_format(text: &str) -> Option<LogFormat> {
     Some(match text.to_ascii_lowercase().as_str() {
         "text" => LogFormat::Text,
         "json" => LogFormat::Json,
+        "journald" => LogFormat::Journald,
         _ => return None,
     })
 }

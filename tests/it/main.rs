@@ -22,6 +22,7 @@ mod going_back;
 mod handover;
 mod held;
 mod hostile;
+mod journal;
 mod lingering;
 mod living_on;
 mod metrics;
