@@ -13,6 +13,7 @@
 #[path = "../tests/support/mod.rs"]
 mod support;
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use futures_util::StreamExt;
@@ -58,7 +59,11 @@ async fn bench() {
             reply: 64 << 20,
             unsure: Unsure::Settle,
         };
-        let harvester = Harvester::new(Ledger::open(folder.path(), policy), Duration::from_secs(2));
+        let harvester = Harvester::new(
+            Ledger::open(folder.path(), policy),
+            Duration::from_secs(2),
+            Arc::default(),
+        );
         let source = core.source();
         harvester.sweep(&source).await.unwrap();
         let [mut plain, mut idle, mut few, mut all] = [const { Vec::new() }; 4];

@@ -28,9 +28,12 @@ use crate::panel::receipts::Receipts;
 use crate::panel::reload::{self, Current, Pair, Trigger};
 use crate::panel::rest::Rest;
 use crate::panel::{grpc, health, ports, reflection, tls};
+use crate::scrape::{self, Page};
 use crate::settings::{Limits, Secret, Settings};
 use crate::shutdown::{How, Shutdown};
 use crate::systemd::{self, Manager};
+use crate::telemetry::Metrics;
+use crate::telemetry::metrics::{Connections, Port};
 use crate::xray::core::Launcher;
 use crate::xray::leftover;
 use crate::xray::logs::Logs;
@@ -96,6 +99,8 @@ pub enum Error {
 pub struct App {
     listener: Listener,
     maintenance: Option<Listener>,
+    metrics: Arc<Metrics>,
+    metrics_listen: Option<SocketAddr>,
     installer: Arc<dyn Installer>,
     limits: Limits,
     node: Node,
@@ -124,7 +129,7 @@ impl App {
         let key_ring = KeyRing::open(
             settings.api_key.map(|Secret(key)| key),
             &settings.state_dir,
-            settings.api_keys_file,
+            settings.api_keys_file.clone(),
         )?;
         let certificate = identity::certificate(
             &settings.certificate,
@@ -136,21 +141,14 @@ impl App {
             source,
         };
         let certificate = Arc::new(Current::new(certificate).map_err(fail)?);
-        let clients = match &settings.client_certificates {
-            Some(path) => Some(
-                ClientCertificates::from_file(path, settings.require_client_certificate).map_err(
-                    |source| Error::Clients {
-                        path: path.clone(),
-                        source,
-                    },
-                )?,
-            ),
-            None => None,
-        };
+        let clients = clients(&settings)?;
         let tls = tls::acceptor(Arc::clone(&certificate), clients).map_err(fail)?;
-        let listener = bind(settings.listen, tls.clone(), settings.limits).await?;
+        let metrics = Arc::new(Metrics::default());
+        let open = metrics.connections(Port::Panel);
+        let listener = bind(settings.listen, tls.clone(), settings.limits, open).await?;
+        let open = metrics.connections(Port::Maintenance);
         let maintenance = match settings.maintenance {
-            Some(address) => Some(bind(address, tls, settings.limits).await?),
+            Some(address) => Some(bind(address, tls, settings.limits, open).await?),
             None => None,
         };
 
@@ -166,6 +164,7 @@ impl App {
         let mut launcher = Launcher::new(parts, settings.assets, settings.runtime_dir, logs);
         launcher.tail_lines = settings.startup_log_tail;
         launcher.debug_config = settings.debug_config;
+        launcher.metrics = Arc::clone(&metrics);
         match launcher.version().await {
             Ok(version) => tracing::info!(%version, "found xray"),
             // The node serves all the same: its panel learns the reason from its Start.
@@ -203,6 +202,8 @@ impl App {
         Ok(Self {
             listener,
             maintenance,
+            metrics,
+            metrics_listen: settings.metrics,
             installer: Arc::new(by_hand),
             limits: settings.limits,
             node,
@@ -235,7 +236,8 @@ impl App {
         let identity = self.facts.identity.clone();
         tracing::info!(address = %identity.address, "serving panels");
         let under_way = UnderWay::default();
-        let doorman = Arc::new(Doorman::new(under_way.replies.clone()));
+        let doorman = Doorman::new(under_way.replies.clone(), Arc::clone(&self.metrics));
+        let doorman = Arc::new(doorman);
         let service = grpc::Service::new(self.node.clone(), shutdown.token().clone());
         let (health, reporter) = health::service();
         let mut routes =
@@ -258,6 +260,10 @@ impl App {
         tasks.spawn(self.control.serve(operator, cores, shutdown.clone()));
         let (for_certificate, certificate_pulls) = reload::trigger();
         let (pair, current) = (identity.pair, identity.certificate);
+        if let Some(address) = self.metrics_listen {
+            let page = Page::new(self.metrics, self.node.clone(), Arc::clone(&current));
+            tasks.spawn(scrape::serve(address, page));
+        }
         let files = vec![pair.certificate.clone(), pair.key.clone()];
         tasks.spawn(reload::watch(files, certificate_pulls, move || {
             pair.reload(&current);
@@ -321,14 +327,7 @@ pub fn check(settings: &Settings) -> Result<(), Error> {
         path: settings.certificate.clone(),
         source,
     })?;
-    if let Some(path) = &settings.client_certificates {
-        ClientCertificates::from_file(path, settings.require_client_certificate).map_err(
-            |source| Error::Clients {
-                path: path.clone(),
-                source,
-            },
-        )?;
-    }
+    clients(settings)?;
     if let Some(path) = &settings.api_keys_file {
         identity::keys_file(path)?;
     }
@@ -377,8 +376,25 @@ async fn take_over_settings(node: &Node) {
     }
 }
 
-async fn bind(address: SocketAddr, tls: TlsAcceptor, limits: Limits) -> Result<Listener, Error> {
-    Listener::bind(address, tls, limits)
+/// The certificates of clients that are trusted, where there are any.
+fn clients(settings: &Settings) -> Result<Option<Arc<ClientCertificates>>, Error> {
+    let Some(path) = &settings.client_certificates else {
+        return Ok(None);
+    };
+    let clients = ClientCertificates::from_file(path, settings.require_client_certificate);
+    clients.map(Some).map_err(|source| Error::Clients {
+        path: path.clone(),
+        source,
+    })
+}
+
+async fn bind(
+    address: SocketAddr,
+    tls: TlsAcceptor,
+    limits: Limits,
+    open: Connections,
+) -> Result<Listener, Error> {
+    Listener::bind(address, tls, limits, open)
         .await
         .map_err(|source| Error::Listen { address, source })
 }

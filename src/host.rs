@@ -1,6 +1,7 @@
 //! The machine's load: memory, processors, network.
 
 mod cgroup;
+mod process;
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
@@ -11,6 +12,8 @@ use std::time::{Duration, Instant};
 use arc_swap::ArcSwap;
 use sysinfo::{Networks, System};
 use tokio::task::JoinSet;
+
+pub use self::process::Process;
 
 /// How often the load is measured while it is watched.
 const INTERVAL: Duration = Duration::from_secs(2);

@@ -19,8 +19,9 @@
 //!                         usage: counters ──▶ ledger ──▶ panel
 //! ```
 //!
-//! Calls go one way, to the right. `node` knows no type of a transport, `xray` knows no session. Beside
-//! `panel`, `systemd` tells whoever started the daemon what `node` does.
+//! Calls go one way, to the right. `node` knows no type of a transport, `xray` knows no session. Beside the
+//! panel, `operator` answers whoever runs the node, `scrape` shows Prometheus what the node is and what
+//! `telemetry` has counted, and `systemd` tells whoever started the daemon what `node` does.
 
 pub mod app;
 pub mod cli;
@@ -31,6 +32,7 @@ pub mod node;
 pub mod operator;
 pub mod panel;
 pub mod proto;
+pub mod scrape;
 pub mod settings;
 pub mod shutdown;
 pub mod systemd;

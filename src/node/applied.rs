@@ -7,6 +7,7 @@ use std::time::Duration;
 use super::plan::Desired;
 use super::roster::Roster;
 use super::user::Email;
+use crate::telemetry::metrics::Launch;
 use crate::xray::account::Account;
 use crate::xray::config::Skeleton;
 use crate::xray::core::{self, Core, Launcher};
@@ -59,11 +60,12 @@ impl Applied {
         &mut self,
         launcher: &Launcher,
         patience: Duration,
+        why: Launch,
     ) -> Result<Core, core::Error> {
         self.settle_unanswered();
-        let core = launcher
-            .start(&self.skeleton, &self.roster, patience)
-            .await?;
+        let started = launcher.start(&self.skeleton, &self.roster, patience).await;
+        launcher.metrics.launched(why, started.is_ok());
+        let core = started?;
         self.override_balancers(&core).await;
         Ok(core)
     }

@@ -30,6 +30,7 @@ mod look;
 mod memory;
 mod way_back;
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -61,6 +62,7 @@ use super::session::Session;
 use super::setbacks::Setbacks;
 use super::standing::Because;
 use super::state::{Serving, State};
+use crate::telemetry::metrics::Rung;
 use crate::usage::harvest::Harvester;
 use crate::xray::config::Skeleton;
 use crate::xray::core::{Core, Launcher};
@@ -348,11 +350,16 @@ impl Driver {
             "{} users change over the core's API",
             changes.len()
         ));
+        let metrics = &self.launcher.metrics;
+        if !changes.is_empty() {
+            metrics.rung(Rung::Users);
+        }
         let Phase::Serving { core, applied } = &mut self.phase else {
             return Err(Error::CoreNotStarted);
         };
         let made = change_users(core.client(), applied, &mut self.last_good, changes).await;
         let roster = &applied.roster;
+        metrics.users(roster.people());
         let gone = removed.into_iter().filter(|email| !roster.has(email));
         let gone: Vec<String> = gone.map(|email| email.as_str().to_owned()).collect();
         self.cut(&gone);
@@ -464,6 +471,7 @@ impl Driver {
                 pid: core.pid(),
                 ready: core.ready_since(),
                 skeleton: Arc::clone(&applied.skeleton),
+                sockets: core.own_sockets().map(PathBuf::from).collect(),
             })),
             Phase::Down { .. } | Phase::GaveUp { .. } | Phase::Idle => None,
         };
@@ -477,7 +485,12 @@ impl Driver {
             Phase::Down { retry, .. } => Some(retry.into_std()),
             _ => None,
         };
+        self.launcher
+            .metrics
+            .users(self.phase.roster().map_or(0, Roster::people));
         self.state.send_replace(State {
+            condition: self.phase.condition(),
+            failures: self.endurance.failures(),
             session: self.session.clone(),
             serving,
             draining,

@@ -60,6 +60,11 @@ impl<T> Endurance<T> {
         self.backoff = Backoff::default();
     }
 
+    /// How often it has failed in a row.
+    pub(super) fn failures(&self) -> u32 {
+        self.backoff.failures()
+    }
+
     /// What serves has served for so long: after a while it needs no predecessor.
     pub(super) fn has_run_for(&mut self, ran: Duration) {
         if ran >= STABLE {

@@ -12,6 +12,7 @@ mod change;
 mod control;
 mod driver;
 mod endurance;
+mod figures;
 mod grace;
 mod handover;
 mod harvesting;
@@ -39,6 +40,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+pub use self::figures::Figures;
 pub use self::history::{LastChange, UnderWay};
 pub use self::look::{Comparison, Listed, Step};
 pub use self::overview::{Doing, Overview};
@@ -47,6 +49,7 @@ pub use self::reads::{CoreInfo, Latency, LogStream};
 pub use self::roster::{Refused, Roster};
 pub use self::session::Session;
 pub use self::standing::{Absent, Because, Serves, Standing};
+pub use self::state::Condition;
 pub use self::user::{Email, Malformed, User, Users};
 
 use self::change::{Change, Outcome};
@@ -316,7 +319,8 @@ impl Node {
         let last_good = LastGood::new(&memory.state_dir, &launcher.runtime_dir);
         let ledger = Ledger::open(&memory.state_dir, memory.usage);
         let interval = memory.usage.harvest_interval;
-        let harvester = Arc::new(Harvester::new(ledger.clone(), interval));
+        let metrics = Arc::clone(&launcher.metrics);
+        let harvester = Arc::new(Harvester::new(ledger.clone(), interval, metrics));
         let driver = Driver::new(
             Arc::clone(&launcher),
             (changes, to_tell),

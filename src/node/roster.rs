@@ -18,6 +18,8 @@ const NAMED: usize = 10;
 #[derive(Clone, Debug, Default)]
 pub struct Roster {
     inbounds: HashMap<Arc<str>, InboundUsers>,
+    /// How many users there are, each counted once.
+    people: usize,
 }
 
 #[derive(Clone, Debug)]
@@ -115,7 +117,10 @@ impl Roster {
                 )
             })
             .collect();
-        Self { inbounds }
+        Self {
+            inbounds,
+            people: 0,
+        }
     }
 
     /// Everybody in the list, on the inbounds that he names.
@@ -184,6 +189,17 @@ impl Roster {
             .sum()
     }
 
+    /// How many users there are, each counted once.
+    pub(super) fn people(&self) -> usize {
+        self.people
+    }
+
+    /// Whether the user is on another inbound than this one.
+    fn is_elsewhere(&self, tag: &str, email: &Email) -> bool {
+        let mut inbounds = self.inbounds.iter();
+        inbounds.any(|(other, inbound)| **other != *tag && inbound.users.contains_key(email))
+    }
+
     /// Who is served here and not there, spelled as here.
     pub(super) fn gone_in(&self, other: &Self) -> Vec<String> {
         let emails = |roster: &Self| -> HashSet<Email> {
@@ -222,6 +238,12 @@ impl Roster {
                 inbound.holders.retain(|_, email| known.contains(email));
             }
         }
+        let people: HashSet<&Email> = self
+            .inbounds
+            .values()
+            .flat_map(|inbound| inbound.users.keys())
+            .collect();
+        self.people = people.len();
     }
 
     /// Notes what the core has now: that account, or (`None`) nobody knows which.
@@ -234,6 +256,9 @@ impl Roster {
             inbound.holders.insert(account.secret(), email.clone());
         }
         inbound.users.insert(email.clone(), account);
+        if !self.is_elsewhere(tag, email) {
+            self.people += 1;
+        }
     }
 
     /// Notes that nobody knows whether the core still has the user.
@@ -255,12 +280,17 @@ impl Roster {
         let Some(inbound) = self.inbounds.get_mut(tag) else {
             return;
         };
-        let Some(Some(account)) = inbound.users.remove(email) else {
+        let Some(had) = inbound.users.remove(email) else {
             return;
         };
-        let secret = account.secret();
-        if inbound.holders.get(&secret) == Some(email) {
-            inbound.holders.remove(&secret);
+        if let Some(account) = had {
+            let secret = account.secret();
+            if inbound.holders.get(&secret) == Some(email) {
+                inbound.holders.remove(&secret);
+            }
+        }
+        if !self.is_elsewhere(tag, email) {
+            self.people -= 1;
         }
     }
 }

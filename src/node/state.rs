@@ -1,5 +1,6 @@
 //! What everybody may know of the node without asking its driver.
 
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::AtomicUsize;
 use std::time::Instant;
@@ -10,9 +11,26 @@ use crate::usage::harvest::Source;
 use crate::xray::config::Skeleton;
 use crate::xray::handover::Tally;
 
+/// What a node is doing.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Condition {
+    /// Nothing serves and nothing should.
+    #[default]
+    Idle,
+    /// A core serves.
+    Serving,
+    /// The core died and comes back by itself.
+    Down,
+    /// The core died too often; a panel has to change something.
+    GaveUp,
+}
+
 /// A snapshot of the node; the driver publishes a new one with every step.
 #[derive(Clone, Debug, Default)]
 pub(super) struct State {
+    pub(super) condition: Condition,
+    /// How often the core had failed in a row when something failed last.
+    pub(super) failures: u32,
     pub(super) session: Option<Arc<Session>>,
     pub(super) serving: Option<Arc<Serving>>,
     /// The cores that keep what connections they have.
@@ -35,6 +53,8 @@ pub(super) struct Serving {
     pub(super) pid: i32,
     pub(super) ready: Instant,
     pub(super) skeleton: Arc<Skeleton>,
+    /// The unix sockets that its inbounds listen on.
+    pub(super) sockets: Vec<PathBuf>,
 }
 
 /// A core that drains, for those who read.

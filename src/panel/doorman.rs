@@ -1,5 +1,5 @@
 //! What every port does with those who come: slows down who guesses keys, and counts the calls that
-//! are open and the replies that are on their way.
+//! are open, the replies that are on their way, and how calls end.
 
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -9,8 +9,11 @@ use http::Extensions;
 use tokio_util::task::TaskTracker;
 use tokio_util::task::task_tracker::TaskTrackerToken;
 
+use super::observed::Observed;
 use super::throttle::Throttle;
 use super::usage::Usage;
+use crate::telemetry::Metrics;
+use crate::telemetry::metrics::Call;
 
 /// Who calls, as the listener has seen it.
 #[derive(Clone, Copy, Debug)]
@@ -21,6 +24,7 @@ pub struct Peer(pub IpAddr);
 pub struct Doorman {
     throttle: Mutex<Throttle>,
     replies: TaskTracker,
+    metrics: Arc<Metrics>,
 }
 
 /// What a reply holds until its last byte is handed over.
@@ -29,11 +33,17 @@ pub(super) type Tokens = [Option<TaskTrackerToken>; 2];
 impl Doorman {
     /// Whoever waits for `replies` waits until the last one has left.
     #[must_use]
-    pub fn new(replies: TaskTracker) -> Self {
+    pub fn new(replies: TaskTracker, metrics: Arc<Metrics>) -> Self {
         Self {
             throttle: Mutex::default(),
             replies,
+            metrics,
         }
+    }
+
+    /// Watches a call until its answer.
+    pub(super) fn observe(&self, call: Call) -> Observed {
+        Observed::begin(&self.metrics, call)
     }
 
     /// A caller who is let in; `endless` replies are those that nobody waits for.
@@ -52,6 +62,7 @@ impl Doorman {
             let wait = peer.map_or(Duration::ZERO, |peer| throttle.failed(peer, now));
             (wait, throttle.report(now))
         };
+        self.metrics.turned_away(wait);
         if let Some(count) = report {
             let last = peer.map(tracing::field::display);
             tracing::warn!(count, last, reason, "turned callers away");

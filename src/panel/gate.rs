@@ -20,9 +20,9 @@ use super::client_cert::Certified;
 use super::delivery::{Track, Wire};
 use super::doorman::{Doorman, Peer, Tokens};
 use super::front::{self, Front};
-use super::health;
 use super::rest::Refusal;
 use super::usage::Usage;
+use super::{health, methods};
 use crate::node::Node;
 use crate::usage::ledger::Ticket;
 
@@ -85,12 +85,15 @@ impl Service<Request<Body>> for Gate {
         let grpc = front::is_grpc(request.headers());
         let wire = request.extensions().get::<Arc<Wire>>().map(Arc::clone);
         let version = request.version();
+        let observed = guard.doorman.observe(methods::called(&request));
         // The clone is not ready yet; the one that was asked is.
         let ready = self.front.clone();
         let answer = std::mem::replace(&mut self.front, ready).call(request);
         Box::pin(async move {
             let Ok(response) = AssertUnwindSafe(answer).catch_unwind().await else {
-                return Ok(after_a_panic(grpc).map(Counted::uncounted));
+                let response = after_a_panic(grpc);
+                observed.answered(&response);
+                return Ok(response.map(Counted::uncounted));
             };
             let mut response = response?;
             let report = response.extensions_mut().remove::<Ticket>();
@@ -102,6 +105,7 @@ impl Service<Request<Body>> for Gate {
                     response
                 }
             };
+            observed.answered(&response);
             let track = match (report, wire) {
                 (Some(ticket), Some(wire)) => {
                     let ((name, value), track) = wire.send(ticket, version);

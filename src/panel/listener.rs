@@ -27,6 +27,7 @@ use super::ports;
 use super::usage::Usage;
 use crate::settings::Limits;
 use crate::shutdown::{How, Shutdown};
+use crate::telemetry::metrics::Connections;
 
 /// Room for a panel far away: 64 KiB per round trip would make a large Start take minutes.
 const STREAM_WINDOW: u32 = 4 << 20;
@@ -71,6 +72,7 @@ pub struct Listener {
     tcp: TcpListener,
     tls: TlsAcceptor,
     limits: Limits,
+    open: Connections,
 }
 
 impl std::fmt::Debug for Listener {
@@ -82,16 +84,27 @@ impl std::fmt::Debug for Listener {
 }
 
 impl Listener {
-    /// Binds the port, so that one that is taken is known before anything else is started.
+    /// Binds the port, so that one that is taken is known before anything else is started. Its connections
+    /// are counted as `open`.
     ///
     /// # Errors
     /// When it can't be had.
-    pub async fn bind(address: SocketAddr, tls: TlsAcceptor, limits: Limits) -> io::Result<Self> {
+    pub async fn bind(
+        address: SocketAddr,
+        tls: TlsAcceptor,
+        limits: Limits,
+        open: Connections,
+    ) -> io::Result<Self> {
         let tcp = match ports::inherited(address) {
             Some(port) => TcpListener::from_std(port)?,
             None => TcpListener::bind(address).await?,
         };
-        Ok(Self { tcp, tls, limits })
+        Ok(Self {
+            tcp,
+            tls,
+            limits,
+            open,
+        })
     }
 
     /// Where it listens; with port 0 this is the one that was given.
@@ -143,8 +156,9 @@ impl Listener {
             };
             let (tls, service, goodbye) = (self.tls.clone(), service.clone(), goodbye.clone());
             let reports = under_way.reports.clone();
+            let open = self.open.open();
             connections.spawn(async move {
-                let _place = place;
+                let _place = (place, open);
                 let wire = Wire::new(&stream, reports);
                 let stream = (stream, wire);
                 let served = connection(stream, peer, limits, tls, service, goodbye);

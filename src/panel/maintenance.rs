@@ -23,6 +23,7 @@ use tonic::body::Body;
 use super::auth::Keys;
 use super::doorman::Doorman;
 use super::gate::{self, Counted};
+use super::methods;
 use super::usage::Usage;
 use crate::node::Node;
 
@@ -124,7 +125,15 @@ impl Maintenance {
             usage.admit();
         }
         let path = head.uri.path().trim_end_matches('/');
-        let answer = match (&head.method, path) {
+        let call = methods::of_maintenance(&head.method, path);
+        let observed = self.doorman.observe(call);
+        let response = self.made(&head.method, path, body).await;
+        observed.answered(&response);
+        response
+    }
+
+    async fn made(&self, method: &Method, path: &str, body: Body) -> Response<Body> {
+        let answer = match (method, path) {
             (&Method::GET, "") => return reply(StatusCode::OK, &json!({ "status": "ok" })),
             (&Method::POST, "/node/update") => Err((
                 StatusCode::NOT_IMPLEMENTED,

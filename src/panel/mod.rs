@@ -22,6 +22,8 @@ mod json;
 pub mod key_ring;
 pub mod listener;
 pub mod maintenance;
+mod methods;
+mod observed;
 mod openapi;
 pub mod ports;
 pub mod receipts;

@@ -31,6 +31,34 @@ pub(super) enum Call {
     OpenApi,
 }
 
+impl Call {
+    /// The name of the same call over gRPC.
+    pub(super) fn method(self) -> &'static str {
+        match self {
+            Self::Start => "Start",
+            Self::Info => "GetBaseInfo",
+            Self::Stop => "Stop",
+            Self::Logs => "GetLogs",
+            Self::Stats | Self::StatsOf(_) => "GetStats",
+            Self::Latency => "GetOutboundsLatency",
+            Self::Online => "GetUserOnlineStats",
+            Self::OnlineAddresses => "GetUserOnlineIpListStats",
+            Self::BackendStats => "GetBackendStats",
+            Self::SystemStats => "GetSystemStats",
+            Self::UpdateUser => "SyncUser",
+            Self::ReplaceUsers => "SyncUsers",
+            Self::UpdateChunked => "SyncUsersChunked",
+            Self::ListRules => "ListRoutingRules",
+            Self::AddRule => "AddRoutingRule",
+            Self::RemoveRule => "RemoveRoutingRule",
+            Self::TestRoute => "TestRoute",
+            Self::Balancer => "GetBalancerInfo",
+            Self::OverrideBalancer => "OverrideBalancerTarget",
+            Self::OpenApi => "OpenApi",
+        }
+    }
+}
+
 /// One path and method.
 #[derive(Debug)]
 pub(super) struct Route {

@@ -10,7 +10,7 @@ pub mod reference;
 mod source;
 
 use std::fmt;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -19,8 +19,8 @@ use uuid::Uuid;
 
 pub use self::core::{CoreSettings, MemoryLimit};
 pub use self::limits::Limits;
-use self::parse::Reader;
 pub use self::parse::duration as a_span;
+use self::parse::{Listen, Reader};
 pub use self::source::{Source, Sources};
 use crate::usage::{Policy, Unsure};
 use crate::xray::handover;
@@ -38,6 +38,8 @@ const MAX_RUNTIME_DIR: usize = 67;
 
 /// Panels are back within 50 ms of a Stop, and within 20 s when they start anew themselves.
 const STOP_GRACE: Duration = Duration::from_secs(30);
+/// Only for this machine: whoever reads them needs no key.
+const METRICS: SocketAddr = SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 62052);
 const SECOND: Duration = Duration::from_secs(1);
 const HOUR: Duration = Duration::from_secs(3600);
 const A_DAY: Duration = Duration::from_secs(86_400);
@@ -51,6 +53,8 @@ pub struct Settings {
     pub maintenance: Option<SocketAddr>,
     /// What is served there (`SERVICE_PROTOCOL`).
     pub protocols: Protocols,
+    /// Where Prometheus looks (`METRICS_LISTEN`); nowhere when it is `off`.
+    pub metrics: Option<SocketAddr>,
     /// What panels and strangers may take.
     pub limits: Limits,
     /// The key that panels show (`API_KEY`); generated and kept when it is not set.
@@ -123,6 +127,8 @@ pub enum LogFormat {
     Text,
     /// For machines, an object a line.
     Json,
+    /// To the journal of systemd, by its own protocol.
+    Journald,
 }
 
 /// One thing that is wrong with the settings.
@@ -210,6 +216,7 @@ impl Settings {
             require_client_certificate,
             listen,
             maintenance,
+            metrics: metrics(&mut reader),
             protocols: reader
                 .parsed("SERVICE_PROTOCOL", "both, grpc or rest", parse::protocols)
                 .unwrap_or(Protocols::Both),
@@ -259,7 +266,7 @@ impl Settings {
                 )
                 .unwrap_or(LevelFilter::INFO),
             log_format: reader
-                .parsed("LOG_FORMAT", "text or json", parse::log_format)
+                .parsed("LOG_FORMAT", "text, json or journald", parse::log_format)
                 .unwrap_or(LogFormat::Text),
         };
         let mistakes = reader.into_mistakes();
@@ -280,6 +287,16 @@ fn usage(reader: &mut Reader<'_, impl Source>, reply: usize) -> Policy {
         unsure: reader
             .parsed("USAGE_UNSURE", "settle or return", parse::unsure)
             .unwrap_or(Unsure::Settle),
+    }
+}
+
+/// Where Prometheus looks.
+fn metrics(reader: &mut Reader<'_, impl Source>) -> Option<SocketAddr> {
+    let allowed = "an address with a port, a port of the loopback, or off";
+    match reader.parsed("METRICS_LISTEN", allowed, parse::listen) {
+        Some(Listen::Off) => None,
+        Some(Listen::At(address)) => Some(address),
+        None => Some(METRICS),
     }
 }
 

@@ -1,6 +1,6 @@
 //! From texts to values, and from bad texts to mistakes.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -138,6 +138,26 @@ pub(super) fn address(text: &str) -> Option<IpAddr> {
     }
 }
 
+/// Where to listen, if at all.
+pub(super) enum Listen {
+    Off,
+    At(SocketAddr),
+}
+
+/// An address with a port, or `off`. A bare port is one of the loopback.
+pub(super) fn listen(text: &str) -> Option<Listen> {
+    if text.eq_ignore_ascii_case("off") {
+        return Some(Listen::Off);
+    }
+    let bare = text
+        .parse()
+        .ok()
+        .map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port)));
+    bare.or_else(|| text.parse().ok())
+        .filter(|address| address.port() > 0)
+        .map(Listen::At)
+}
+
 /// The spellings that Go's `strconv.ParseBool` takes, because the node whose `.env` is migrated
 /// takes them.
 pub(super) fn boolean(text: &str) -> Option<bool> {
@@ -199,6 +219,7 @@ pub(super) fn log_format(text: &str) -> Option<LogFormat> {
     Some(match text.to_ascii_lowercase().as_str() {
         "text" => LogFormat::Text,
         "json" => LogFormat::Json,
+        "journald" => LogFormat::Journald,
         _ => return None,
     })
 }

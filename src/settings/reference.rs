@@ -229,7 +229,16 @@ pub const GROUPS: [Group; 6] = [
                 "info",
                 "the node's own log, on stderr: `off`, `error`, `warn`, `info`, `debug`, `trace`",
             ),
-            with_restart("LOG_FORMAT", "text", "`text` or `json`"),
+            with_restart(
+                "LOG_FORMAT",
+                "text",
+                "`text`, `json`, or `journald`: to the journal with every field, or as text where there is no journal",
+            ),
+            with_restart(
+                "METRICS_LISTEN",
+                "127.0.0.1:62052",
+                "where Prometheus finds `/metrics`: address and port, a port alone for the loopback address, or `off`; see [metrics.md](metrics.md)",
+            ),
             with_restart(
                 "LOG_BUFFER_SIZE",
                 "10000",

@@ -40,6 +40,40 @@ fn the_defaults_are_those_of_the_documentation() {
         (10_000, 200)
     );
     assert_eq!(settings.debug_config, None);
+    assert_eq!(settings.metrics, Some("127.0.0.1:62052".parse().unwrap()));
+    assert_eq!(settings.log_format, LogFormat::Text);
+}
+
+#[test]
+fn metrics_are_for_this_machine_unless_somebody_says_otherwise() {
+    for (text, address) in [
+        ("off", None),
+        ("Off", None),
+        ("9000", Some("127.0.0.1:9000")),
+        ("0.0.0.0:9000", Some("0.0.0.0:9000")),
+        ("[::1]:9000", Some("[::1]:9000")),
+    ] {
+        let metrics = settings(&[("METRICS_LISTEN", text)]).unwrap().metrics;
+        assert_eq!(
+            metrics,
+            address.map(|address| address.parse().unwrap()),
+            "{text}"
+        );
+    }
+    for text in [
+        "0",
+        "65536",
+        "127.0.0.1",
+        "127.0.0.1:0",
+        "localhost:9000",
+        "on",
+        "-1",
+    ] {
+        let mistakes = settings(&[("METRICS_LISTEN", text)])
+            .unwrap_err()
+            .to_string();
+        assert!(mistakes.starts_with("METRICS_LISTEN is"), "{mistakes}");
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@
 //! A byte that a core has counted is at any time in exactly one place: pending in a row, in a delivery, or
 //! with the panel.
 
+mod pending;
 #[cfg(test)]
 mod tests;
 
@@ -11,7 +12,8 @@ use std::sync::Arc;
 
 use uuid::Uuid;
 
-use super::counter::{Bytes, Kind, Reading};
+use self::pending::Pending;
+use super::counter::{self, Bytes, Kind, Reading};
 use super::ledger::Total;
 
 /// One core's lifetime.
@@ -139,14 +141,33 @@ pub(super) struct Book {
     contents: Contents,
     changes: Changes,
     ended: VecDeque<Epoch>,
+    pending: Pending,
+    counted: counter::ByKind<Bytes>,
 }
 
 impl Book {
     pub(super) fn new(contents: Contents) -> Self {
         Self {
+            pending: Pending::of(&contents.rows),
             contents,
             ..Self::default()
         }
+    }
+
+    /// Everything that was counted since the book was opened, whatever became of it.
+    pub(super) fn counted(&self) -> counter::ByKind<Bytes> {
+        self.counted
+    }
+
+    /// What is pending in all rows together.
+    pub(super) fn pending_bytes(&self) -> counter::ByKind<Bytes> {
+        self.pending.bytes()
+    }
+
+    /// For how many seconds of the book's own time the oldest of it has been pending.
+    pub(super) fn pending_for(&self, kind: Kind) -> Option<u64> {
+        let oldest = self.pending.oldest(kind)?;
+        Some(self.contents.time.saturating_sub(oldest))
     }
 
     pub(super) fn contents(&self) -> &Contents {
@@ -210,8 +231,11 @@ impl Book {
             let row = rows.entry(Arc::clone(&name)).or_default();
             if row.pending.is_zero() {
                 row.since = *time;
+                self.pending.begin(kind, row.since);
             }
             row.changed = *time;
+            self.pending.add_one_way(kind, reading.direction, fresh);
+            self.counted.add_one_way(kind, reading.direction, fresh);
             for total in [&mut row.pending, &mut row.lifetime] {
                 let total = total.one_way(reading.direction);
                 *total = total.saturating_add(fresh);
@@ -424,6 +448,8 @@ impl Book {
         for (kind, name) in names {
             if let Some(row) = of_kind(&mut self.contents.rows, kind).get_mut(&name) {
                 let bytes = std::mem::take(&mut row.pending);
+                self.pending.end(kind, row.since);
+                self.pending.take(kind, bytes);
                 self.changes.rows.push((kind, Arc::clone(&name)));
                 entries.push(Entry { kind, name, bytes });
             }
@@ -464,9 +490,13 @@ impl Book {
                 .or_default();
             if row.pending.is_zero() {
                 row.since = delivery.made;
+            } else {
+                self.pending.end(kind, row.since);
             }
             row.since = row.since.min(delivery.made);
             row.pending.add(bytes);
+            self.pending.begin(kind, row.since);
+            self.pending.add(kind, bytes);
             self.changes.rows.push((kind, name));
         }
         Some(sum)
@@ -488,10 +518,12 @@ impl Book {
         };
         let mut lost = Sum::default();
         for kind in Kind::ALL {
-            let changes = &mut self.changes;
+            let (changes, pending) = (&mut self.changes, &mut self.pending);
             of_kind(&mut self.contents.rows, kind).retain(|name, row| {
                 if !row.pending.is_zero() && row.since < limit {
                     lost.add(row.pending);
+                    pending.end(kind, row.since);
+                    pending.take(kind, row.pending);
                     row.pending = Bytes::default();
                     changes.rows.push((kind, Arc::clone(name)));
                 }

@@ -82,11 +82,54 @@ impl Bytes {
         self.down = self.down.saturating_add(other.down);
     }
 
+    pub(super) fn take(&mut self, other: Self) {
+        self.up = self.up.saturating_sub(other.up);
+        self.down = self.down.saturating_sub(other.down);
+    }
+
     pub(super) fn one_way(&mut self, direction: Direction) -> &mut u64 {
         match direction {
             Direction::Up => &mut self.up,
             Direction::Down => &mut self.down,
         }
+    }
+}
+
+/// One of something for all users, one for all inbounds and one for all outbounds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ByKind<T>([T; 3]);
+
+impl<T> ByKind<T> {
+    /// What `of` says of each.
+    pub(super) fn each(of: impl FnMut(Kind) -> T) -> Self {
+        Self(Kind::ALL.map(of))
+    }
+
+    /// That of a kind.
+    #[must_use]
+    pub fn of(&self, kind: Kind) -> &T {
+        let Self([users, inbounds, outbounds]) = self;
+        match kind {
+            Kind::User => users,
+            Kind::Inbound => inbounds,
+            Kind::Outbound => outbounds,
+        }
+    }
+
+    pub(super) fn of_mut(&mut self, kind: Kind) -> &mut T {
+        let Self([users, inbounds, outbounds]) = self;
+        match kind {
+            Kind::User => users,
+            Kind::Inbound => inbounds,
+            Kind::Outbound => outbounds,
+        }
+    }
+}
+
+impl ByKind<Bytes> {
+    pub(super) fn add_one_way(&mut self, kind: Kind, direction: Direction, count: u64) {
+        let bytes = self.of_mut(kind).one_way(direction);
+        *bytes = bytes.saturating_add(count);
     }
 }
 

@@ -24,6 +24,8 @@ use super::book::Epoch;
 use super::counter::{Kind, Reading, names};
 use super::ledger::{self, Ledger, Readings};
 use super::online::{Address, Online};
+use crate::telemetry::Metrics;
+use crate::telemetry::metrics::{Reading as Read, Trouble};
 use crate::xray::client::{self, Client, Counter};
 use crate::xray::version::Version;
 
@@ -53,6 +55,8 @@ const NAMES_WHO_IS_ONLINE: Version = Version::new(26, 1, 13);
 pub const TELLS_USERS_STATS: Version = Version::new(26, 4, 13);
 /// A view of who is online is good for so long at least.
 const FRESH: Duration = Duration::from_secs(5);
+/// How many are online is told for so long after a glance; glances that are dear come once in half a minute.
+const STALE: Duration = Duration::from_secs(90);
 
 /// Why there was no harvest.
 #[derive(Debug, thiserror::Error)]
@@ -63,6 +67,15 @@ pub enum Error {
     /// The ledger does not take it.
     #[error(transparent)]
     Ledger(#[from] ledger::Error),
+}
+
+impl Error {
+    fn trouble(&self) -> Trouble {
+        match self {
+            Self::Core(_) => Trouble::Core,
+            Self::Ledger(_) => Trouble::Ledger,
+        }
+    }
 }
 
 /// A core that can be read.
@@ -82,6 +95,7 @@ pub struct Harvester {
     ledger: Ledger,
     interval: Duration,
     cores: std::sync::Mutex<HashMap<Epoch, Arc<Watched>>>,
+    metrics: Arc<Metrics>,
 }
 
 /// A core that is read, one reading after the other: readings that overtake each other would be
@@ -90,6 +104,24 @@ pub struct Harvester {
 struct Watched {
     turn: Mutex<Turn>,
     online: ArcSwapOption<Online>,
+    /// Who was online at the last glance.
+    there: ArcSwapOption<There>,
+}
+
+/// Who was online at a moment.
+#[derive(Debug)]
+struct There {
+    names: HashSet<String>,
+    at: Instant,
+}
+
+impl Watched {
+    fn has_seen(&self, name: &str) -> bool {
+        let there = self.there.load();
+        there
+            .as_ref()
+            .is_some_and(|there| there.names.contains(name))
+    }
 }
 
 /// What is known of a core from its last readings.
@@ -102,8 +134,6 @@ struct Turn {
     glances: Costs,
     /// Inbounds and outbounds that have counters.
     tags: Vec<(Kind, String)>,
-    /// Who was online at the last glance.
-    there: HashSet<String>,
     /// The last sweep found bytes of somebody whom no glance had seen.
     hidden: bool,
     /// The core does not tell who is online.
@@ -151,11 +181,12 @@ impl Turn {
 impl Harvester {
     /// A harvester that reads every `interval`.
     #[must_use]
-    pub fn new(ledger: Ledger, interval: Duration) -> Self {
+    pub fn new(ledger: Ledger, interval: Duration, metrics: Arc<Metrics>) -> Self {
         Self {
             ledger,
             interval,
             cores: std::sync::Mutex::default(),
+            metrics,
         }
     }
 
@@ -185,26 +216,41 @@ impl Harvester {
         let watched = self.watched(core.epoch);
         let mut turn = watched.turn.lock().await;
         let began = Instant::now();
+        let harvested = self.harvest_in(&mut turn, core, &watched, began).await;
+        let read = harvested.as_ref().map(|(_, read)| *read);
+        self.metrics
+            .harvested(read.map_err(Error::trouble), began.elapsed());
+        harvested.map(|(wait, _)| wait)
+    }
+
+    async fn harvest_in(
+        &self,
+        turn: &mut Turn,
+        core: &Source,
+        watched: &Watched,
+        began: Instant,
+    ) -> Result<(Duration, Read), Error> {
         let mut readings = Vec::new();
-        let glance = glance(core, &watched.online, &mut turn, &mut readings).await?;
+        let glance = glance(core, watched, turn, &mut readings).await?;
         if glance == Glance::Done {
             turn.glances.note(began.elapsed());
         }
         let mut sweep = None;
         if turn.wants_sweep(began, glance) {
             sweep = Some(Instant::now());
-            readings.push(read_all(core, &mut turn, PATIENCE).await?);
+            readings.push(read_all(core, turn, PATIENCE).await?);
         }
         let moved = self.ledger.count(core.epoch, readings).await?;
         if sweep.is_some() {
             turn.swept = sweep;
-            turn.hidden = moved.iter().any(|name| !turn.there.contains(&**name));
+            turn.hidden = moved.iter().any(|name| !watched.has_seen(name));
         }
         let dear = match glance {
             Glance::Done => turn.glances.pause(),
             Glance::Dear | Glance::Blind => turn.sweeps.pause(),
         };
-        Ok(self.interval.max(dear))
+        let read = sweep.map_or(Read::Glance, |_| Read::Sweep);
+        Ok((self.interval.max(dear), read))
     }
 
     /// Reads everything now, unless somebody else has begun to since this was called.
@@ -236,6 +282,7 @@ impl Harvester {
                 tracing::warn!(%error, "what the core counted last was not read before its end");
             }
             Err(_) => {
+                self.metrics.harvested(Err(Trouble::Core), LAST);
                 tracing::warn!("the core did not tell in time what it counted last before its end");
             }
         }
@@ -265,6 +312,30 @@ impl Harvester {
         Ok(online.map(|online| online.users()).unwrap_or_default())
     }
 
+    /// How many users are online at these cores, each counted once, by the last glance at each; `None` where
+    /// one of them does not tell.
+    #[must_use]
+    pub fn users_online(&self, epochs: &[Epoch]) -> Option<usize> {
+        let there: Option<Vec<Arc<There>>> = {
+            let cores = self.cores.lock().unwrap_or_else(PoisonError::into_inner);
+            let there = epochs
+                .iter()
+                .map(|epoch| cores.get(epoch)?.there.load_full());
+            there.collect()
+        };
+        let there = there?;
+        if there.iter().any(|there| there.at.elapsed() > STALE) {
+            return None;
+        }
+        match there.as_slice() {
+            [one] => Some(one.names.len()),
+            several => {
+                let names = several.iter().flat_map(|there| &there.names);
+                Some(names.collect::<HashSet<_>>().len())
+            }
+        }
+    }
+
     fn recent(&self, epoch: Epoch) -> Option<Arc<Online>> {
         let fresh = FRESH.max(self.interval.saturating_mul(2));
         let online = self.watched(epoch).online.load_full();
@@ -279,8 +350,15 @@ impl Harvester {
             return Ok(());
         }
         let began = Instant::now();
-        let readings = vec![read_all(core, &mut turn, patience).await?];
-        self.ledger.count(core.epoch, readings).await?;
+        let swept = async {
+            let readings = vec![read_all(core, &mut turn, patience).await?];
+            self.ledger.count(core.epoch, readings).await?;
+            Ok::<_, Error>(Read::Sweep)
+        };
+        let swept = swept.await;
+        let read = swept.as_ref().copied().map_err(Error::trouble);
+        self.metrics.harvested(read, began.elapsed());
+        swept?;
         // Whoever waits for it may leave in between; then it was none.
         turn.swept = Some(began);
         Ok(())
@@ -290,7 +368,7 @@ impl Harvester {
 /// Reads those who are online, as far as this core can tell who that is.
 async fn glance(
     core: &Source,
-    view: &ArcSwapOption<Online>,
+    watched: &Watched,
     turn: &mut Turn,
     readings: &mut Vec<Readings>,
 ) -> Result<Glance, Error> {
@@ -302,10 +380,10 @@ async fn glance(
     } else {
         let users = within(PATIENCE, core.client.users_stats()).await;
         users.map(|users| {
-            let before = view.load_full();
+            let before = watched.online.load_full();
             let online = Online::new(&users, before.as_deref());
             let names = online.emails().cloned().collect();
-            view.store(Some(Arc::new(online)));
+            watched.online.store(Some(Arc::new(online)));
             readings.push(Readings::Users(users));
             names
         })
@@ -319,13 +397,19 @@ async fn glance(
         Err(error) => return Err(error.into()),
     };
     // Who has left used something until then; who is there is known already, or is looked at, too.
-    let names = turn.there.union(&there);
-    let looked_at: Vec<(Kind, String)> = names
-        .filter(|name| readings.is_empty() || !there.contains(*name))
+    let before = watched.there.load_full();
+    let left = before.iter().flat_map(|before| &before.names);
+    let left = left.filter(|name| !there.contains(*name));
+    let looked_at: Vec<(Kind, String)> = left
+        .chain(there.iter().filter(|_| readings.is_empty()))
         .map(|name| (Kind::User, name.clone()))
         .chain(turn.tags.iter().cloned())
         .collect();
-    turn.there = there;
+    let there = There {
+        names: there,
+        at: Instant::now(),
+    };
+    watched.there.store(Some(Arc::new(there)));
     let dear = LOOK.saturating_mul(u32::try_from(looked_at.len() * 2).unwrap_or(u32::MAX));
     let sweep = turn.sweeps.usual().max(CHEAP);
     if looked_at.len() > SINGLES || turn.swept.is_some() && dear > sweep {

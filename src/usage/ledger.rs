@@ -4,6 +4,7 @@
 //! memory, and in the cores themselves, until it takes it again; only deliveries wait, because one that is
 //! not on disk could come twice.
 
+mod figures;
 mod keeper;
 #[cfg(test)]
 mod tests;
@@ -12,7 +13,10 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
+use arc_swap::ArcSwap;
 use tokio::sync::{mpsc, oneshot};
+
+pub use self::figures::{Figures, Verdicts};
 
 use self::keeper::Keeper;
 use super::Policy;
@@ -154,6 +158,7 @@ impl Board {
 pub struct Ledger {
     commands: mpsc::Sender<Command>,
     board: Board,
+    figures: Arc<ArcSwap<Figures>>,
 }
 
 impl Ledger {
@@ -166,18 +171,26 @@ impl Ledger {
             notes: Arc::default(),
             commands: commands.downgrade(),
         };
+        let figures = Arc::new(ArcSwap::default());
         let ledger = Self {
             commands,
             board: board.clone(),
+            figures: Arc::clone(&figures),
         };
         let path = state_dir.join("ledger.redb");
         let spawned = std::thread::Builder::new()
             .name("ledger".to_owned())
-            .spawn(move || Keeper::new(path, policy, board).run(queue));
+            .spawn(move || Keeper::new(path, policy, board, figures).run(queue));
         if let Err(error) = spawned {
             tracing::error!(%error, "there is no thread for the usage ledger");
         }
         ledger
+    }
+
+    /// What it says to those who only look. Never waits, not for the disk either.
+    #[must_use]
+    pub fn figures(&self) -> Arc<Figures> {
+        self.figures.load_full()
     }
 
     /// Takes what a core says, in the order in which it said it, and returns users of whom the last of it says

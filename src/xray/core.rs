@@ -11,6 +11,8 @@ mod tell;
 
 use std::io;
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use tokio::task::JoinSet;
@@ -26,9 +28,11 @@ use self::files::Files;
 use self::output::Tail;
 use super::client::Client;
 use super::parts::Parts;
-use super::process::{Killer, Process};
+use super::process::{Ended, Killer, Process};
 use super::record::Record;
 use super::version::Version;
+use crate::telemetry::Metrics;
+use crate::telemetry::metrics::Death;
 
 /// How long a core may take until its API answers. 100,000 users take about a second.
 pub const READY_DEADLINE: Duration = Duration::from_secs(60);
@@ -97,6 +101,9 @@ pub struct Core {
     ready: Instant,
     files: Files,
     tail: Tail,
+    metrics: Arc<Metrics>,
+    /// It was killed for being silent.
+    hung: Arc<AtomicBool>,
     _health: JoinSet<()>,
 }
 
@@ -107,10 +114,12 @@ impl Core {
         version: Version,
         ready: Instant,
         files: Files,
-        tail: Tail,
+        (tail, metrics): (Tail, Arc<Metrics>),
     ) -> Self {
         let client = Client::new(files.socket.clone());
-        let health = watch_health(process.pid(), process.killer(), client.clone());
+        let hung = Arc::new(AtomicBool::new(false));
+        let killer = (process.killer(), Arc::clone(&hung));
+        let health = watch_health(process.pid(), killer, client.clone());
         Self {
             record,
             process,
@@ -119,6 +128,8 @@ impl Core {
             ready,
             files,
             tail,
+            metrics,
+            hung,
             _health: health,
         }
     }
@@ -209,13 +220,27 @@ impl Core {
     }
 
     /// Stops the process, asked first and killed when it does not, and clears up behind it. One that
-    /// has ended by itself is cleared up, too.
+    /// has ended by itself is cleared up, too, and counted as dead.
     pub async fn stop(self) {
-        if !self.has_ended() {
+        if self.has_ended() {
+            self.metrics.died(self.death().await);
+        } else {
             self.process.stop(STOP_PATIENCE).await;
             tracing::info!(pid = self.pid(), "core stopped");
         }
         self.files.clear_up();
+    }
+
+    /// How it ended by itself.
+    async fn death(&self) -> Death {
+        if self.hung.load(Ordering::Relaxed) {
+            return Death::Hung;
+        }
+        match self.process.ended().await {
+            Ended::With(status) if status.code().is_some() => Death::Exit,
+            Ended::With(_) => Death::Signal,
+            Ended::Somehow => Death::Unknown,
+        }
     }
 }
 
@@ -231,7 +256,11 @@ pub fn memory_of(pid: i32) -> Option<u64> {
 }
 
 /// Kills a core that lives and does not answer; its end is then seen like any other.
-fn watch_health(pid: i32, process: Killer, client: Client) -> JoinSet<()> {
+fn watch_health(
+    pid: i32,
+    (process, hung): (Killer, Arc<AtomicBool>),
+    client: Client,
+) -> JoinSet<()> {
     let mut task = JoinSet::new();
     task.spawn(async move {
         let mut failures = 0;
@@ -246,6 +275,7 @@ fn watch_health(pid: i32, process: Killer, client: Client) -> JoinSet<()> {
             };
         }
         tracing::error!(pid, "the core hangs, killing it");
+        hung.store(true, Ordering::Relaxed);
         process.kill();
     });
     task

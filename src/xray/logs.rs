@@ -4,6 +4,7 @@
 //! anew. When it is full the oldest lines go; a viewer who has not read them yet is told how many.
 
 use std::collections::VecDeque;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::SystemTime;
 
@@ -16,6 +17,7 @@ const HISTORY_BYTES: usize = 4 << 20;
 #[derive(Debug)]
 pub struct Logs {
     history: Mutex<History>,
+    missed: AtomicU64,
     /// The number of lines so far; a change wakes the viewers.
     written: watch::Sender<u64>,
 }
@@ -59,6 +61,7 @@ impl Logs {
         };
         Self {
             history: Mutex::new(history),
+            missed: AtomicU64::new(0),
             written: watch::Sender::new(0),
         }
     }
@@ -67,6 +70,18 @@ impl Logs {
     pub fn push(&self, line: &str) {
         let written = self.lock().push(line.into());
         self.written.send_replace(written);
+    }
+
+    /// How many lines there were so far.
+    #[must_use]
+    pub fn lines(&self) -> u64 {
+        *self.written.borrow()
+    }
+
+    /// How many of them viewers did not get, each viewer by himself.
+    #[must_use]
+    pub fn missed(&self) -> u64 {
+        self.missed.load(Ordering::Relaxed)
     }
 
     /// A viewer who starts with the whole history.
@@ -134,6 +149,7 @@ impl Viewer {
         if self.next < history.oldest {
             let lost = history.oldest - self.next;
             self.next = history.oldest;
+            self.logs.missed.fetch_add(lost, Ordering::Relaxed);
             return Some(Entry::Lost(lost));
         }
         let place = usize::try_from(self.next - history.oldest).ok()?;
@@ -174,6 +190,7 @@ mod tests {
             logs.push(text);
         }
         assert_eq!(next(&mut viewer).await, "3 lost");
+        assert_eq!((logs.lines(), logs.missed()), (5, 3));
         assert_eq!(next(&mut viewer).await, "d");
         assert_eq!(next(&mut viewer).await, "e");
     }

@@ -21,6 +21,7 @@ pub mod origin;
 pub mod panel;
 pub mod ports;
 pub mod rest;
+pub mod scrape;
 pub mod script;
 pub mod socks;
 pub mod storm;

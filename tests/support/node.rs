@@ -86,6 +86,8 @@ impl NodeProcess {
                 ("LOG_LEVEL", "debug".to_owned()),
                 // Most tests want to see what a Stop does.
                 ("STOP_GRACE", "0".to_owned()),
+                // One port for all of them would be had by one.
+                ("METRICS_LISTEN", "off".to_owned()),
             ]
             .map(|(name, value)| (name.to_owned(), value)),
         );

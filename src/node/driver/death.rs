@@ -6,6 +6,7 @@ use super::Driver;
 use crate::node::endurance::Verdict;
 use crate::node::phase::{CoreEvent, Phase};
 use crate::node::standing::Because;
+use crate::telemetry::metrics::Launch;
 use crate::xray::core::READY_DEADLINE;
 
 impl Driver {
@@ -27,7 +28,10 @@ impl Driver {
                 tracing::error!(how, ran_s = ran.as_secs(), "the core ended unexpectedly");
                 (ran, how, Because::Ended)
             }
-            CoreEvent::RetryDue => match applied.launch(&self.launcher, READY_DEADLINE).await {
+            CoreEvent::RetryDue => match applied
+                .launch(&self.launcher, READY_DEADLINE, Launch::Again)
+                .await
+            {
                 Ok(core) => {
                     return self.serve(core, applied).await;
                 }

@@ -12,6 +12,7 @@ use crate::node::Error;
 use crate::node::applied::Applied;
 use crate::node::handover::{Between, Drain, Means, SharedPorts, Successor};
 use crate::node::phase::Phase;
+use crate::telemetry::metrics::Launch;
 use crate::xray::config::Place;
 use crate::xray::core::Core;
 use crate::xray::handover::Mode;
@@ -103,6 +104,9 @@ impl Driver {
         let handed_over = procedure::hand_over(&mut between).await;
         let (Successor { applied, core, .. }, drained) = between.into_parts();
         drop(ports);
+        self.launcher
+            .metrics
+            .launched(Launch::Handover, handed_over.is_ok());
         let (Some(core), Ok(())) = (core, &handed_over) else {
             tracing::warn!("the new core does not take over, the one that serves was left alone");
             self.beside.tally.refused += 1;

@@ -10,6 +10,7 @@ use crate::node::endurance::Endurance;
 use crate::node::phase::Phase;
 use crate::node::plan::{self, Desired, Plan};
 use crate::node::routing::{self, Left};
+use crate::telemetry::metrics::{Launch, Rung};
 use crate::xray::config::Rule;
 use crate::xray::core::READY_DEADLINE;
 
@@ -41,6 +42,7 @@ impl Driver {
             Plan::Nothing => {
                 tracing::info!("start: the node runs exactly this already");
                 self.takes("nothing differs");
+                self.launcher.metrics.rung(Rung::Nothing);
                 Ok(())
             }
             Plan::Users(changes) => {
@@ -63,6 +65,7 @@ impl Driver {
                     tracing::warn!(%error, "the core does not change its rules");
                     return self.exchange(desired, "rules").await;
                 }
+                self.launcher.metrics.rung(Rung::Rules);
                 applied.skeleton = desired.skeleton;
                 self.takes("routing rules change over the core's API");
                 let changed = self.change_users(changes).await;
@@ -89,7 +92,9 @@ impl Driver {
         }
         let mut applied = Applied::from(desired);
         self.takes("a core is started");
-        let core = applied.launch(&self.launcher, READY_DEADLINE).await?;
+        let launched = applied.launch(&self.launcher, READY_DEADLINE, Launch::Start);
+        let core = launched.await?;
+        self.launcher.metrics.rung(Rung::Start);
         if !is_the_same {
             self.endurance = Endurance::default();
         }
@@ -133,7 +138,10 @@ impl Driver {
         };
         let mut applied = Applied::from(desired);
         let tried = Arc::clone(&applied.skeleton);
-        let failure = match applied.launch(&self.launcher, patience).await {
+        let failure = match applied
+            .launch(&self.launcher, patience, Launch::Restart)
+            .await
+        {
             Ok(core) => {
                 self.cut(&before.roster.gone_in(&applied.roster));
                 self.endurance.replaced(before, ran);
@@ -145,7 +153,10 @@ impl Driver {
         tracing::warn!(error = %failure, "the new configuration does not run, going back to the last one");
         self.setbacks
             .note(tried, failure.to_string(), Instant::now());
-        match before.launch(&self.launcher, READY_DEADLINE).await {
+        match before
+            .launch(&self.launcher, READY_DEADLINE, Launch::Back)
+            .await
+        {
             Ok(core) => self.serve(core, before).await,
             Err(error) => {
                 tracing::error!(%error, "the last configuration does not start either");
@@ -174,7 +185,10 @@ impl Driver {
         let Some(mut applied) = self.take_applied().await else {
             return Err(Error::NotInitialized);
         };
-        match applied.launch(&self.launcher, READY_DEADLINE).await {
+        match applied
+            .launch(&self.launcher, READY_DEADLINE, Launch::Restart)
+            .await
+        {
             Ok(core) => {
                 self.serve(core, applied).await;
                 Ok(())

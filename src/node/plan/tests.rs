@@ -56,11 +56,14 @@ struct ModelCore {
 impl ModelCore {
     fn of(roster: &Roster) -> Self {
         let mut core = Self::default();
+        let mut people = HashSet::new();
         for inbound in inbounds() {
             for (email, account) in roster.on(&inbound) {
                 core.add(&inbound.tag, email, account).unwrap();
+                people.insert(email.to_lowercase());
             }
         }
+        assert_eq!(roster.people(), people.len(), "each is counted once");
         core
     }
 

@@ -328,6 +328,8 @@ proptest! {
         world.book.count(world.epoch, []);
         for event in &events {
             world.happen(event);
+            prop_assert_eq!(&world.book.pending, &Pending::of(&world.book.contents.rows));
+            world.book.pass(1);
             prop_assert_eq!(world.arrived + world.booked() + world.lost, world.counted, "after {:?}", event);
         }
     }

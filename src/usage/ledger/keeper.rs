@@ -6,14 +6,15 @@ use std::sync::Arc;
 use std::sync::atomic::AtomicBool;
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwap;
 use tokio::sync::mpsc;
 use uuid::Uuid;
 
-use super::{Batch, Board, Command, Error, Judgement, Pending, Readings, Report, Ticket};
+use super::{Batch, Board, Command, Error, Figures, Judgement, Pending, Readings, Report, Ticket};
 use crate::disk;
 use crate::proto::xray::app::stats::command::UserStat;
 use crate::usage::book::{Book, Contents, Entry, Epoch, Of, Sum};
-use crate::usage::counter::{Bytes, Kind, Reading};
+use crate::usage::counter::{ByKind, Bytes, Kind, Reading};
 use crate::usage::store::{self, Store};
 use crate::usage::{Policy, Unsure};
 use crate::xray::client::Counter;
@@ -51,6 +52,9 @@ pub(super) struct Keeper {
     clock: Clock,
     expired: Instant,
     compacted: Instant,
+    /// As far as only this thread knows them.
+    figures: Figures,
+    published: Arc<ArcSwap<Figures>>,
 }
 
 enum Disk {
@@ -75,7 +79,12 @@ impl Clock {
 }
 
 impl Keeper {
-    pub(super) fn new(path: PathBuf, policy: Policy, board: Board) -> Self {
+    pub(super) fn new(
+        path: PathBuf,
+        policy: Policy,
+        board: Board,
+        published: Arc<ArcSwap<Figures>>,
+    ) -> Self {
         let now = Instant::now();
         let mut keeper = Self {
             path,
@@ -95,8 +104,11 @@ impl Keeper {
             clock: Clock(now),
             expired: now,
             compacted: now,
+            figures: Figures::default(),
+            published,
         };
         keeper.open();
+        keeper.publish();
         keeper
     }
 
@@ -119,6 +131,7 @@ impl Keeper {
             }
             self.expire();
             let written = self.write();
+            self.publish();
             for answer in answers {
                 answer(written.as_ref().copied());
             }
@@ -249,6 +262,7 @@ impl Keeper {
         let Some(Sum { entries, bytes }) = sum else {
             return;
         };
+        self.figures.verdicts.note(judgement);
         match judgement {
             Judgement::Arrived => tracing::debug!(id, entries, bytes, "usage arrived"),
             Judgement::Lost => {
@@ -321,7 +335,9 @@ impl Keeper {
         let numbers = batches.iter().map(|batch| parse(batch));
         let numbers = numbers.collect::<Result<Vec<_>, _>>()?.into_iter();
         let ours = numbers.filter(|(ledger, _)| *ledger == store);
-        Ok(ours.filter(|(_, id)| self.book.receipt(*id)).count())
+        let arrived = ours.filter(|(_, id)| self.book.receipt(*id)).count();
+        self.figures.verdicts.arrived += arrived as u64;
+        Ok(arrived)
     }
 
     fn expire(&mut self) {
@@ -330,6 +346,7 @@ impl Keeper {
         }
         self.expired = Instant::now();
         let Sum { entries, bytes } = self.book.expire(self.policy.retention.as_secs());
+        self.figures.expired = self.figures.expired.saturating_add(bytes);
         if entries > 0 {
             tracing::error!(
                 entries,
@@ -373,6 +390,7 @@ impl Keeper {
             return Ok(());
         };
         tracing::error!(path = %self.path.display(), %error, "the usage ledger is not written; what cores count is kept in memory meanwhile");
+        self.figures.errors += 1;
         let why = Arc::from(error.to_string());
         let error = self.refused(&why);
         self.disk = Disk::Refuses {
@@ -381,6 +399,19 @@ impl Keeper {
             read: true,
         };
         Err(error)
+    }
+
+    fn publish(&mut self) {
+        self.figures = Figures {
+            counted: self.book.counted(),
+            pending: self.book.pending_bytes(),
+            oldest: ByKind::each(|kind| self.book.pending_for(kind).map(Duration::from_secs)),
+            at: Instant::now(),
+            deliveries: self.book.contents().deliveries.len(),
+            writable: matches!(self.disk, Disk::Takes(_)),
+            ..self.figures
+        };
+        self.published.store(Arc::new(self.figures));
     }
 
     fn try_again(&mut self) {
@@ -408,6 +439,7 @@ impl Keeper {
             } else {
                 tracing::error!(path = %self.path.display(), reason, "the usage ledger is moved aside, a new one begins; what was pending in it is lost");
             }
+            self.figures.errors += 1;
             self.after_damage |= !was_read;
             disk::move_aside(&self.path);
             opened = Store::open(&self.path, self.after_damage);
@@ -433,6 +465,7 @@ impl Keeper {
                 self.read_on();
             }
             Err(error) => {
+                self.figures.errors += 1;
                 let why: Arc<str> = Arc::from(error.to_string());
                 if was_told.is_none_or(|told| told != why) {
                     tracing::error!(path = %self.path.display(), %error, "the usage ledger can't be used; cores keep what they count");

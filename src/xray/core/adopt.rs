@@ -1,5 +1,6 @@
 //! A core that outlived its daemon, found again by the next one.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::files::Files;
@@ -81,7 +82,7 @@ impl Launcher {
             version,
             ready,
             files,
-            tail,
+            (tail, Arc::clone(&self.metrics)),
         ))
     }
 }

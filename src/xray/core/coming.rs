@@ -1,10 +1,12 @@
 //! A core that comes up: started, and not ready yet.
 
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use super::files::Files;
 use super::output::Tail;
 use super::{Core, Error};
+use crate::telemetry::Metrics;
 use crate::xray::client::Client;
 use crate::xray::process::Process;
 use crate::xray::record::Record;
@@ -23,6 +25,7 @@ pub struct Coming {
     client: Client,
     files: Files,
     tail: Tail,
+    metrics: Arc<Metrics>,
 }
 
 impl Drop for Coming {
@@ -40,7 +43,7 @@ impl Coming {
         record: Record,
         version: Version,
         files: Files,
-        tail: Tail,
+        (tail, metrics): (Tail, Arc<Metrics>),
     ) -> Self {
         Self {
             process: Some(process),
@@ -49,6 +52,7 @@ impl Coming {
             version,
             files,
             tail,
+            metrics,
         }
     }
 
@@ -136,7 +140,7 @@ impl Coming {
             self.version,
             Instant::now(),
             self.files.clone(),
-            self.tail.clone(),
+            (self.tail.clone(), Arc::clone(&self.metrics)),
         ))
     }
 }

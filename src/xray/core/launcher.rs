@@ -15,6 +15,7 @@ use super::files::{Files, InboundSocket};
 use super::output::{Output, Tail};
 use super::{Core, Error, READY_DEADLINE};
 use crate::disk;
+use crate::telemetry::Metrics;
 use crate::xray::config::{Accounts, Door, LogFiles, Skeleton};
 use crate::xray::leftover;
 use crate::xray::logs::Logs;
@@ -41,6 +42,8 @@ pub struct Launcher {
     pub debug_config: Option<PathBuf>,
     /// Where the cores' log lines go.
     pub logs: Arc<Logs>,
+    /// Where it is counted what becomes of cores.
+    pub metrics: Arc<Metrics>,
     parts: Mutex<Parts>,
     sockets: AtomicU64,
     version: Mutex<Option<(Parts, Version)>>,
@@ -57,6 +60,7 @@ impl Launcher {
             tail_lines: 200,
             debug_config: None,
             logs,
+            metrics: Arc::default(),
             sockets: AtomicU64::new(1),
             version: Mutex::new(None),
         }
@@ -211,7 +215,8 @@ impl Launcher {
             (&files.socket, &files.fifo),
             known.map(|socket| socket.known.clone()).collect(),
         );
-        Ok(Coming::new(process, record, version, files, tail))
+        let told = (tail, Arc::clone(&self.metrics));
+        Ok(Coming::new(process, record, version, files, told))
     }
 
     /// Whether a core could be recorded: better known before another one is stopped for it.
