@@ -6,9 +6,10 @@ use std::path::PathBuf;
 use prost::Message;
 
 /// What is served: the panel's contract and the node's own API.
-const SERVICES: [&str; 4] = [
+const SERVICES: [&str; 5] = [
     "proto/service.proto",
     "proto/raynode/v1/core.proto",
+    "proto/raynode/v1/install.proto",
     "proto/raynode/v1/operator.proto",
     "proto/raynode/v1/usage.proto",
 ];

@@ -12,10 +12,11 @@ use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tonic::service::Routes;
 
+use crate::installer::Installer;
 use crate::lock::Lock;
 use crate::node::{Memory, Node, Running};
 use crate::operator::socket::ControlSocket;
-use crate::operator::{Facts, Identity, Operator};
+use crate::operator::{Facts, Identity, Installing, Operator};
 use crate::panel::client_cert::{self, ClientCertificates};
 use crate::panel::cores::Cores;
 use crate::panel::doorman::Doorman;
@@ -23,7 +24,7 @@ use crate::panel::front::Front;
 use crate::panel::gate::Gate;
 use crate::panel::key_ring::KeyRing;
 use crate::panel::listener::{Listener, UnderWay};
-use crate::panel::maintenance::{ByHand, Installer, Maintenance};
+use crate::panel::maintenance::Maintenance;
 use crate::panel::receipts::Receipts;
 use crate::panel::reload::{self, Current, Pair, Trigger};
 use crate::panel::rest::Rest;
@@ -101,7 +102,8 @@ pub struct App {
     maintenance: Option<Listener>,
     metrics: Arc<Metrics>,
     metrics_listen: Option<SocketAddr>,
-    installer: Arc<dyn Installer>,
+    installer: Installer,
+    state_dir: PathBuf,
     limits: Limits,
     node: Node,
     running: Running,
@@ -160,8 +162,7 @@ impl App {
         end_cores_elsewhere(&settings.state_dir, &settings.runtime_dir).await;
         let logs = Arc::new(Logs::new(settings.log_buffer));
         let parts = settings.core.parts();
-        let what = parts.binary.display().to_string();
-        let mut launcher = Launcher::new(parts, settings.assets, settings.runtime_dir, logs);
+        let mut launcher = Launcher::new(parts, settings.runtime_dir, logs);
         launcher.tail_lines = settings.startup_log_tail;
         launcher.debug_config = settings.debug_config;
         launcher.metrics = Arc::clone(&metrics);
@@ -170,15 +171,16 @@ impl App {
             // The node serves all the same: its panel learns the reason from its Start.
             Err(error) => tracing::warn!(%error, "there is no xray that could be started"),
         }
-        let by_hand = ByHand { what };
         let memory = Memory {
-            state_dir: settings.state_dir,
+            state_dir: settings.state_dir.clone(),
             restore: settings.restore_on_boot,
             stop_grace: settings.stop_grace,
             usage: settings.usage,
             handover: settings.handover,
         };
         let (node, running) = Node::spawn(launcher, memory).await;
+        let state_dir = settings.state_dir;
+        let installer = Installer::new(node.clone(), &state_dir, settings.sources);
         let identity = Identity {
             address: listener.address().map_err(|source| Error::Listen {
                 address: settings.listen,
@@ -204,7 +206,8 @@ impl App {
             maintenance,
             metrics,
             metrics_listen: settings.metrics,
-            installer: Arc::new(by_hand),
+            installer,
+            state_dir,
             limits: settings.limits,
             node,
             running,
@@ -257,7 +260,12 @@ impl App {
         tasks.spawn(reporter.follow(self.node.clone()));
         let operator = Operator::new(self.node.clone(), self.facts, shutdown.clone());
         let cores = Cores::new(self.node.clone());
-        tasks.spawn(self.control.serve(operator, cores, shutdown.clone()));
+        let installing =
+            Installing::new(self.node.clone(), self.installer.clone(), &self.state_dir);
+        let control = self
+            .control
+            .serve(operator, installing, cores, shutdown.clone());
+        tasks.spawn(control);
         let (for_certificate, certificate_pulls) = reload::trigger();
         let (pair, current) = (identity.pair, identity.certificate);
         if let Some(address) = self.metrics_listen {
@@ -282,7 +290,7 @@ impl App {
             let service = Maintenance::new(
                 node,
                 keys,
-                self.installer,
+                Arc::new(self.installer),
                 Arc::clone(&doorman),
                 self.limits.body_timeout,
             );

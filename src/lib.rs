@@ -28,6 +28,7 @@ pub mod cli;
 pub mod doctor;
 pub mod host;
 pub mod identity;
+pub mod installer;
 pub mod node;
 pub mod operator;
 pub mod panel;

@@ -10,6 +10,7 @@ use tonic::transport::{Channel, Endpoint, Uri};
 use super::failure::Failure;
 use crate::operator::socket::{self, MAX_MESSAGE};
 use crate::proto::raynode::v1::core_service_client::CoreServiceClient;
+use crate::proto::raynode::v1::install_service_client::InstallServiceClient;
 use crate::proto::raynode::v1::operator_service_client::OperatorServiceClient;
 
 /// How long a daemon may take to take a call.
@@ -45,6 +46,10 @@ impl Daemon {
         OperatorServiceClient::new(self.channel.clone())
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE)
+    }
+
+    pub(super) fn installing(&self) -> InstallServiceClient<Channel> {
+        InstallServiceClient::new(self.channel.clone())
     }
 
     pub(super) fn cores(&self) -> CoreServiceClient<Channel> {

@@ -3,6 +3,7 @@
 mod after_stop;
 mod cert;
 mod config;
+mod core;
 mod daemon;
 mod doctor;
 mod failure;
@@ -70,6 +71,8 @@ enum Command {
     Cert(cert::Arguments),
     /// The API keys: add one, name them, revoke one.
     Key(key::Arguments),
+    /// Versions of Xray and geo files: install one, use one, go back.
+    Core(core::Arguments),
     /// The settings in force, and what a configuration for Xray would do.
     Config(config::Arguments),
     /// What is wrong, what that means, and what mends it. Works with the daemon down.
@@ -107,6 +110,7 @@ pub fn main() -> ExitCode {
         Command::Pair(arguments) => ask(async |settings| pair::run(&settings, arguments).await),
         Command::Cert(arguments) => ask(async |settings| cert::run(&settings, arguments).await),
         Command::Key(arguments) => ask(async |settings| key::run(&settings, arguments).await),
+        Command::Core(arguments) => ask(async |settings| core::run(&settings, arguments).await),
         Command::Config(arguments) => ask(async |settings| config::run(settings, arguments).await),
         Command::Doctor(arguments) => {
             answer(async |settings| doctor::run(settings, &arguments).await)

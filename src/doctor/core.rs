@@ -20,6 +20,7 @@ const OLD: Duration = Duration::from_secs(180 * 86_400);
 pub(super) async fn look(settings: &Settings, _: Option<&Running>) -> Vec<Finding> {
     let parts = settings.core.parts();
     let binary = parts.binary.display().to_string();
+    let geo_files = parts.assets.clone();
     let mut findings = Vec::new();
     if let Err(error) = std::fs::metadata(&parts.binary)
         && error.kind() == io::ErrorKind::NotFound
@@ -29,7 +30,7 @@ pub(super) async fn look(settings: &Settings, _: Option<&Running>) -> Vec<Findin
     } else {
         let runtime_dir = settings.runtime_dir.clone();
         let logs = Arc::new(Logs::new(1));
-        let launcher = Launcher::new(parts, settings.assets.clone(), runtime_dir, logs);
+        let launcher = Launcher::new(parts, runtime_dir, logs);
         match launcher.version().await {
             Ok(version) => {
                 let found = format!("{binary} is Xray {version}");
@@ -41,7 +42,7 @@ pub(super) async fn look(settings: &Settings, _: Option<&Running>) -> Vec<Findin
             }
         }
     }
-    findings.push(assets(&settings.assets));
+    findings.push(assets(&geo_files));
     findings
 }
 

@@ -4,6 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::oneshot;
 
+use super::plan::Desired;
 use crate::xray::config::Skeleton;
 
 /// How many may wait to be told.
@@ -16,6 +17,8 @@ pub(super) enum Look {
     Count(oneshot::Sender<usize>),
     /// Who may connect, and through which inbounds.
     Users(oneshot::Sender<Vec<Listed>>),
+    /// What is served, or is to be.
+    Applied(oneshot::Sender<Option<Desired>>),
     /// What a Start with this configuration and the users of now would do.
     Compare(Box<Skeleton>, oneshot::Sender<Comparison>),
 }

@@ -14,6 +14,7 @@ use crate::usage::harvest::TELLS_USERS_STATS;
 use crate::usage::ledger::Total;
 use crate::xray::config::Skeleton;
 use crate::xray::logs::Viewer;
+use crate::xray::parts::Parts;
 
 /// How long the driver may be busy before somebody who wants to be told gives up.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -107,6 +108,21 @@ impl Node {
         let skeleton = Box::new(Skeleton::parse(config, &[])?);
         self.look(PATIENCE, |reply| Look::Compare(skeleton, reply))
             .await
+    }
+
+    /// Whether a core of these parts would run what is served, or is to be. Nothing is changed by that.
+    ///
+    /// # Errors
+    /// With the core's own words, or when a change takes too long.
+    pub async fn would_run(&self, parts: Parts) -> Result<(), Error> {
+        let Some(applied) = self.look(PATIENCE, Look::Applied).await? else {
+            return Ok(());
+        };
+        let checked = self
+            .launcher
+            .check_parts(&parts, &applied.skeleton, &applied.roster);
+        checked.await?;
+        Ok(())
     }
 
     /// What everybody used, until now.

@@ -5,6 +5,7 @@
 
 mod config;
 mod identity;
+mod installing;
 mod logs;
 mod service;
 pub mod socket;
@@ -12,4 +13,5 @@ mod status;
 mod users;
 
 pub use self::identity::Identity;
+pub use self::installing::Installing;
 pub use self::service::{Facts, Operator};

@@ -9,7 +9,7 @@ use tokio_stream::Stream;
 use tonic::transport::Server;
 use tonic::transport::server::Router;
 
-use super::Operator;
+use super::{Installing, Operator};
 use crate::panel::cores::Cores;
 use crate::shutdown::Shutdown;
 
@@ -48,10 +48,17 @@ impl ControlSocket {
     }
 
     /// Answers until `shutdown`. Calls that are under way then end with their connections.
-    pub async fn serve(self, operator: Operator, cores: Cores, shutdown: Shutdown) {
+    pub async fn serve(
+        self,
+        operator: Operator,
+        installing: Installing,
+        cores: Cores,
+        shutdown: Shutdown,
+    ) {
         let router: Router = Server::builder()
             .concurrency_limit_per_connection(CALLS)
             .add_service(operator.into_server(MAX_MESSAGE))
+            .add_service(installing.into_server(MAX_MESSAGE))
             .add_service(cores.into_server(MAX_MESSAGE));
         let served = router.serve_with_incoming_shutdown(connections(self.0), async move {
             shutdown.begun().await;

@@ -41,28 +41,15 @@ pub trait Installer: std::fmt::Debug + Send + Sync {
 /// Why nothing was installed.
 #[derive(Debug, thiserror::Error)]
 pub enum Failure {
-    /// This node can't install anything.
-    #[error(
-        "this node does not install cores or geo files: replace {0} on the server and press reset"
-    )]
+    /// This node does not install what its operator has chosen himself.
+    #[error("{0}")]
     NotHere(String),
-}
-
-/// For nodes whose cores are installed by their operator.
-#[derive(Debug)]
-pub struct ByHand {
-    /// What the operator replaces.
-    pub what: String,
-}
-
-impl Installer for ByHand {
-    fn install_core<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), Failure>> {
-        Box::pin(async { Err(Failure::NotHere(self.what.clone())) })
-    }
-
-    fn update_geo_files<'a>(&'a self, _: &'a str) -> BoxFuture<'a, Result<(), Failure>> {
-        Box::pin(async { Err(Failure::NotHere(self.what.clone())) })
-    }
+    /// There is no such version or region.
+    #[error("{0}")]
+    NoSuch(String),
+    /// It did not come, or does not work.
+    #[error("{0}")]
+    Failed(String),
 }
 
 /// The service behind that port.
@@ -229,6 +216,8 @@ impl tower::Service<Request<Body>> for Maintenance {
 fn refused(failure: &Failure) -> (StatusCode, String) {
     match failure {
         Failure::NotHere(_) => (StatusCode::NOT_IMPLEMENTED, failure.to_string()),
+        Failure::NoSuch(_) => (StatusCode::NOT_FOUND, failure.to_string()),
+        Failure::Failed(_) => (StatusCode::INTERNAL_SERVER_ERROR, failure.to_string()),
     }
 }
 

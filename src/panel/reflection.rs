@@ -7,7 +7,7 @@ use tonic_reflection::server::{Builder, Error};
 use crate::proto::SERVICE_DESCRIPTORS;
 
 /// What is served where panels call; the operator's calls are not.
-const SERVED: [&str; 4] = [
+pub(super) const SERVED: [&str; 4] = [
     "service.NodeService",
     "raynode.v1.UsageService",
     "raynode.v1.CoreService",

@@ -1,20 +1,29 @@
 //! What cores are made of, besides what a panel gives them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use super::parse::{self, Reader};
 use super::source::Source;
 use crate::host;
+use crate::xray::install::{self, Cores, GeoFiles};
 use crate::xray::parts::Parts;
 
+/// Where an operator puts an Xray of his own.
+const USUAL_BINARY: &str = "/usr/local/bin/xray";
+const USUAL_ASSETS: &str = "/usr/local/share/xray";
 const SECOND: Duration = Duration::from_secs(1);
 
 /// The binary and the environment of cores.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct CoreSettings {
-    /// The Xray binary (`XRAY_EXECUTABLE_PATH`).
-    pub binary: PathBuf,
+    /// The Xray binary (`XRAY_EXECUTABLE_PATH`); `None` for the one that the node has installed, or else the
+    /// usual one.
+    pub binary: Option<PathBuf>,
+    /// Where `geoip.dat` and `geosite.dat` are (`XRAY_ASSETS_PATH`); `None` likewise.
+    pub assets: Option<PathBuf>,
+    /// Where the node keeps those that it has installed.
+    pub state_dir: PathBuf,
     /// How much memory a core should have at most (`CORE_MEMORY_LIMIT`).
     pub memory_limit: MemoryLimit,
     /// How long a hysteria inbound keeps a session from which nothing comes (`HYSTERIA_IDLE_TIMEOUT`).
@@ -44,10 +53,12 @@ impl MemoryLimit {
 }
 
 impl CoreSettings {
-    pub(super) fn read(reader: &mut Reader<'_, impl Source>) -> Self {
+    pub(super) fn read(reader: &mut Reader<'_, impl Source>, state_dir: &Path) -> Self {
         let timeout = "from 4s to 120s, such as 8s; nothing to leave it to Xray (30s)";
         Self {
-            binary: reader.path("XRAY_EXECUTABLE_PATH", "/usr/local/bin/xray"),
+            binary: reader.optional_path("XRAY_EXECUTABLE_PATH"),
+            assets: reader.optional_path("XRAY_ASSETS_PATH"),
+            state_dir: state_dir.to_owned(),
             memory_limit: reader
                 .parsed(
                     "CORE_MEMORY_LIMIT",
@@ -65,9 +76,39 @@ impl CoreSettings {
     /// What the next core is made of.
     #[must_use]
     pub fn parts(&self) -> Parts {
-        let mut parts = Parts::new(self.binary.clone());
+        let binary = self.binary.clone();
+        let binary = binary.or_else(|| Cores::new(&self.state_dir).binary());
+        let binary = binary.unwrap_or_else(|| USUAL_BINARY.into());
+        let assets = self.assets.clone();
+        let assets = assets.or_else(|| GeoFiles::new(&self.state_dir).shelf().current());
+        let assets = assets.unwrap_or_else(|| USUAL_ASSETS.into());
+        let mut parts = Parts::new(binary, assets);
         parts.memory_limit = self.memory_limit.bytes();
         parts.quic_idle_timeout = self.hysteria_idle_timeout;
         parts
+    }
+}
+
+/// Where cores and geo files are installed from.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct InstallSettings {
+    /// The releases of Xray, or a mirror of them (`XRAY_RELEASE_URL`).
+    pub releases: String,
+    /// A mirror of geo files (`GEO_FILES_URL`); `None` for those who are known for each region.
+    pub geo_files: Option<String>,
+}
+
+impl InstallSettings {
+    pub(super) fn read(reader: &mut Reader<'_, impl Source>) -> Self {
+        const ALLOWED: &str = "a URL that begins with https:// or http://";
+        let url = |text: &str| {
+            let known = text.starts_with("https://") || text.starts_with("http://");
+            known.then(|| text.to_owned())
+        };
+        let releases = reader.parsed("XRAY_RELEASE_URL", ALLOWED, url);
+        Self {
+            releases: releases.unwrap_or_else(|| install::RELEASES.to_owned()),
+            geo_files: reader.parsed("GEO_FILES_URL", ALLOWED, url),
+        }
     }
 }

@@ -17,7 +17,7 @@ use std::time::Duration;
 use tracing::level_filters::LevelFilter;
 use uuid::Uuid;
 
-pub use self::core::{CoreSettings, MemoryLimit};
+pub use self::core::{CoreSettings, InstallSettings, MemoryLimit};
 pub use self::limits::Limits;
 pub use self::parse::duration as a_span;
 use self::parse::{Listen, Reader};
@@ -75,8 +75,8 @@ pub struct Settings {
     pub core: CoreSettings,
     /// How a core makes way for another one (`HANDOVER`, `DRAIN_TIMEOUT`).
     pub handover: handover::Policy,
-    /// Where Xray finds `geoip.dat` and `geosite.dat` (`XRAY_ASSETS_PATH`).
-    pub assets: PathBuf,
+    /// Where cores and geo files are installed from.
+    pub sources: InstallSettings,
     /// What survives a reboot (`STATE_DIR`).
     pub state_dir: PathBuf,
     /// What does not (`RUNTIME_DIR`).
@@ -240,14 +240,14 @@ impl Settings {
                     parse::subject_names,
                 )
                 .unwrap_or_default(),
-            core: CoreSettings::read(&mut reader),
+            core: CoreSettings::read(&mut reader, &state_dir),
             handover: handover::Policy {
                 mode: reader
                     .parsed("HANDOVER", "auto, plain or off", parse::handover)
                     .unwrap_or(handover::Mode::Auto),
                 drain_timeout: reader.duration("DRAIN_TIMEOUT", HOUR, SECOND, 30 * A_DAY),
             },
-            assets: reader.path("XRAY_ASSETS_PATH", "/usr/local/share/xray"),
+            sources: InstallSettings::read(&mut reader),
             state_dir,
             runtime_dir,
             stop_grace: reader.duration("STOP_GRACE", STOP_GRACE, Duration::ZERO, A_DAY),

@@ -126,13 +126,23 @@ pub const GROUPS: [Group; 6] = [
         settings: &[
             live(
                 "XRAY_EXECUTABLE_PATH",
-                "/usr/local/bin/xray",
-                "the Xray binary",
+                "the one that `raynode core` has installed, else `/usr/local/bin/xray`",
+                "the Xray binary. Where it is set, nothing that is installed is used",
+            ),
+            live(
+                "XRAY_ASSETS_PATH",
+                "the one that `raynode core geo` has installed, else `/usr/local/share/xray`",
+                "directory of `geoip.dat` and `geosite.dat`. Where it is set, nothing that is installed is used",
             ),
             with_restart(
-                "XRAY_ASSETS_PATH",
-                "/usr/local/share/xray",
-                "directory of `geoip.dat` and `geosite.dat`",
+                "XRAY_RELEASE_URL",
+                "https://github.com/XTLS/Xray-core/releases",
+                "where releases of Xray come from: this, or a mirror with the same layout. What comes has to have the SHA-256 that stands beside it, and a mirror without TLS needs one that is given",
+            ),
+            with_restart(
+                "GEO_FILES_URL",
+                "",
+                "a folder of a server with `geoip.dat`, `geosite.dat` and their `.sha256sum`, instead of those who are known for each region; `{region}` in it becomes `iran`, `russia` or `china`",
             ),
             live(
                 "HANDOVER",

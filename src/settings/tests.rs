@@ -19,7 +19,8 @@ fn the_defaults_are_those_of_the_documentation() {
     assert_eq!(settings.maintenance, Some("0.0.0.0:62051".parse().unwrap()));
     assert_eq!(settings.api_key, None);
     assert_eq!(settings.protocols, Protocols::Both);
-    assert_eq!(settings.core.binary, Path::new("/usr/local/bin/xray"));
+    let parts = settings.core.parts();
+    assert_eq!(parts.binary, Path::new("/usr/local/bin/xray"));
     assert_eq!(
         (
             settings.core.memory_limit,
@@ -29,7 +30,7 @@ fn the_defaults_are_those_of_the_documentation() {
     );
     assert_eq!(settings.handover.mode, handover::Mode::Auto);
     assert_eq!(settings.handover.drain_timeout, Duration::from_secs(3600));
-    assert_eq!(settings.assets, Path::new("/usr/local/share/xray"));
+    assert_eq!(parts.assets, Path::new("/usr/local/share/xray"));
     assert_eq!(
         settings.certificate,
         Path::new("/var/lib/raynode/certs/ssl_cert.pem")

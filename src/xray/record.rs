@@ -145,7 +145,7 @@ impl Record {
         let process = Identity { pid: 7, started: 8 };
         Self::new(
             (Uuid::new_v4(), process),
-            &Parts::new(PathBuf::from("/xray")),
+            &Parts::new(PathBuf::from("/xray"), PathBuf::new()),
             Version::new(26, 3, 27),
             (Path::new("/run/r/a.sock"), Path::new("/run/r/a.log")),
             vec![PathBuf::from("/run/in.sock")],

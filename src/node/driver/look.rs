@@ -18,6 +18,10 @@ impl Driver {
         tokio::task::block_in_place(|| match look {
             Look::Count(reply) => drop(reply.send(self.count())),
             Look::Users(reply) => drop(reply.send(self.users())),
+            Look::Applied(reply) => drop(reply.send(self.applied().map(|applied| Desired {
+                skeleton: Arc::clone(&applied.skeleton),
+                roster: applied.roster.clone(),
+            }))),
             Look::Compare(skeleton, reply) => drop(reply.send(self.compare(*skeleton))),
         });
     }

@@ -3,7 +3,7 @@
 use std::ffi::OsString;
 use std::io;
 use std::os::unix::fs::DirBuilderExt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -31,8 +31,6 @@ const VERSION_DEADLINE: Duration = Duration::from_secs(10);
 /// How cores of one node are started.
 #[derive(Debug)]
 pub struct Launcher {
-    /// Where `geoip.dat` and `geosite.dat` are.
-    pub assets: PathBuf,
     /// Where the cores' API sockets go; nobody else may enter it.
     pub runtime_dir: PathBuf,
     /// How many log lines an error repeats.
@@ -52,10 +50,9 @@ pub struct Launcher {
 impl Launcher {
     /// Cores of these parts, with their sockets in `runtime_dir`.
     #[must_use]
-    pub fn new(parts: Parts, assets: PathBuf, runtime_dir: PathBuf, logs: Arc<Logs>) -> Self {
+    pub fn new(parts: Parts, runtime_dir: PathBuf, logs: Arc<Logs>) -> Self {
         Self {
             parts: Mutex::new(parts),
-            assets,
             runtime_dir,
             tail_lines: 200,
             debug_config: None,
@@ -88,17 +85,7 @@ impl Launcher {
         }
         // Looked at before it is asked: a file that is exchanged meanwhile is asked again.
         let parts = self.parts();
-        let fail = |reason: String| Error::Binary {
-            binary: parts.binary.clone(),
-            reason,
-        };
-        let output = Tool::new(&parts.binary).arg("version").run(&[]);
-        let output = tokio::time::timeout(VERSION_DEADLINE, output)
-            .await
-            .map_err(|_| fail("`version` did not end within 10 s".to_owned()))?
-            .map_err(|error| fail(error.to_string()))?;
-        let version = Version::from_banner(&String::from_utf8_lossy(&output.stdout))
-            .ok_or_else(|| fail("`version` does not print what xray prints".to_owned()))?;
+        let version = ask_version(&parts.binary).await?;
         *self.version.lock().unwrap_or_else(PoisonError::into_inner) = Some((parts, version));
         Ok(version)
     }
@@ -121,9 +108,32 @@ impl Launcher {
         skeleton: &Skeleton,
         accounts: &impl Accounts,
     ) -> Result<Duration, Error> {
-        let began = Instant::now();
         let version = self.version().await?;
-        let parts = self.parts();
+        self.check_with((&self.parts(), version), skeleton, accounts)
+            .await
+    }
+
+    /// The same for a core of other parts.
+    ///
+    /// # Errors
+    /// As for one of those that later cores are made of.
+    pub async fn check_parts(
+        &self,
+        parts: &Parts,
+        skeleton: &Skeleton,
+        accounts: &impl Accounts,
+    ) -> Result<Duration, Error> {
+        let version = ask_version(&parts.binary).await?;
+        self.check_with((parts, version), skeleton, accounts).await
+    }
+
+    async fn check_with(
+        &self,
+        (parts, version): (&Parts, Version),
+        skeleton: &Skeleton,
+        accounts: &impl Accounts,
+    ) -> Result<Duration, Error> {
+        let began = Instant::now();
         let door = Door {
             socket: &self.runtime_dir.join("check.sock"),
             version,
@@ -134,7 +144,7 @@ impl Launcher {
         let config = render(skeleton, accounts, door)?;
         let run = Tool::new(&parts.binary)
             .args(["run", "-test", "-c", "stdin:"])
-            .env("XRAY_LOCATION_ASSET", &self.assets)
+            .env("XRAY_LOCATION_ASSET", &parts.assets)
             .env(leftover::MARK, leftover::mark(&self.runtime_dir))
             .run(&config);
         let tail = Tail::new(self.tail_lines);
@@ -147,7 +157,7 @@ impl Launcher {
                 Err(ended(&output.status.to_string(), &tail))
             }
             Ok(Err(error)) => Err(Error::Binary {
-                binary: parts.binary,
+                binary: parts.binary.clone(),
                 reason: error.to_string(),
             }),
             Err(_) => Err(Error::NotReady {
@@ -261,8 +271,11 @@ impl Launcher {
         let mark = leftover::mark(&self.runtime_dir);
         let debug = go_debug();
         let memory_limit = parts.memory_limit.map(|bytes| bytes.to_string());
+        // Not by the name that stands for whichever are used: one core never sees two of them.
+        let assets = parts.assets.canonicalize();
+        let assets = assets.unwrap_or_else(|_| parts.assets.clone());
         let mut environment = vec![
-            ("XRAY_LOCATION_ASSET".as_ref(), self.assets.as_os_str()),
+            ("XRAY_LOCATION_ASSET".as_ref(), assets.as_os_str()),
             (leftover::MARK.as_ref(), mark.as_os_str()),
             ("GODEBUG".as_ref(), debug.as_os_str()),
         ];
@@ -327,6 +340,20 @@ impl Launcher {
             serde_json::from_slice(config).map_err(|error| fail(error.into()))?;
         disk::write_private(&path, format!("{config:#}\n").as_bytes()).map_err(fail)
     }
+}
+
+async fn ask_version(binary: &Path) -> Result<Version, Error> {
+    let fail = |reason: String| Error::Binary {
+        binary: binary.to_owned(),
+        reason,
+    };
+    let output = Tool::new(binary).arg("version").run(&[]);
+    let output = tokio::time::timeout(VERSION_DEADLINE, output)
+        .await
+        .map_err(|_| fail("`version` did not end within 10 s".to_owned()))?
+        .map_err(|error| fail(error.to_string()))?;
+    Version::from_banner(&String::from_utf8_lossy(&output.stdout))
+        .ok_or_else(|| fail("`version` does not print what xray prints".to_owned()))
 }
 
 pub(super) fn render(

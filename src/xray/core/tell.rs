@@ -67,7 +67,7 @@ impl Launcher {
             .arg(format!("--timeout={ANSWER_S}"))
             .args(flags)
             .arg("stdin:")
-            .env("XRAY_LOCATION_ASSET", &self.assets)
+            .env("XRAY_LOCATION_ASSET", &self.parts().assets)
             .run(input.as_bytes());
         match tokio::time::timeout(DEADLINE, tool).await {
             Err(_) => Err(Error::NoAnswer(format!(

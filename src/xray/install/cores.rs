@@ -156,13 +156,21 @@ impl Cores {
     }
 }
 
+/// What an archive of this machine must be, by the file of digests beside it.
+///
+/// # Errors
+/// When there is none, or it does not name the archive.
+pub async fn digest_beside(archive: &Path) -> Result<Digest, Error> {
+    local::digest_beside(archive, DIGESTS).await
+}
+
 async fn copy(path: &Path, proof: Proof, to: &Path, report: &Reporter) -> Result<Digest, Error> {
     const NAME: &str = "archive";
 
     report.say(Progress::of(Step::Digest, NAME));
     let expected = match proof {
         Proof::Sha256(known) => Some(known),
-        Proof::Beside => Some(local::digest_beside(path, DIGESTS).await?),
+        Proof::Beside => Some(digest_beside(path).await?),
         Proof::Trusted => None,
     };
     let into = Receiving::create(to, Progress::of(Step::Copy, NAME), report).await?;

@@ -43,7 +43,7 @@ mod testing;
 use std::time::Duration;
 
 pub use self::architecture::Architecture;
-pub use self::cores::{Cores, Proof, Source, Staged};
+pub use self::cores::{Cores, Proof, Source, Staged, digest_beside};
 pub use self::digest::{Digest, NotADigest};
 pub use self::error::Error;
 pub use self::geo::{GeoFiles, GeoSource, Region, StagedGeo};
