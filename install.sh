@@ -18,9 +18,10 @@ usage: install.sh install|update|uninstall [options]
 
   --version V      this release instead of the newest one
   --from-url BASE  where releases are: BASE/download/v1.0.0/FILE and BASE/latest/download/FILE
-                   (also RAYNODE_RELEASE_URL; default https://github.com/raynode/raynode/releases)
+                   (also RAYNODE_RELEASE_URL; default https://github.com/raynode/raynode/releases).
+                   Plain http is for this machine only, or wants --sha256
   --offline FILE   a release archive that is here; SHA256SUMS lies beside it, or --sha256 is given
-  --sha256 HEX     what that archive has to have
+  --sha256 HEX     what the archive has to have, whatever SHA256SUMS says
   --core FILE      an archive of an Xray release that is here, for a machine that has no Xray
   --migrate DIR    takes over a pg-node: DIR is the folder with its .env. Without this option the one
                    in /opt/pg-node is found
@@ -111,13 +112,18 @@ parse_arguments() {
   [ -n "$command" ] || misused "say what to do"
   [ -z "$purge" ] || [ "$command" = uninstall ] || misused "--purge belongs to uninstall"
   [ -z "$migrate" ] || [ "$command" = install ] || misused "--migrate belongs to install"
-  [ -z "$sum" ] || [ -n "$offline" ] || misused "--sha256 belongs to --offline"
   [ -z "$migrate" ] || [ -z "$no_migrate" ] || misused "--migrate and --no-migrate exclude each other"
   [ -z "$offline" ] || [ -z "$version" ] || misused "--offline names a file, which has its version: leave --version out"
   case $version in
   *[!0-9A-Za-z.+~-]*) misused "--version is not one: $version" ;;
   esac
   url=${url%/}
+  # The sums come from there, too: who could change one on the way could change both.
+  case $url in
+  https://* | http://127.0.0.1[:/]* | http://localhost[:/]* | 'http://[::1]'[:/]*) ;;
+  http://*) [ -n "$sum" ] || [ -n "$offline" ] || misused "plain http can be changed on the way: use https, or give --sha256" ;;
+  *) misused "not the address of releases: $url" ;;
+  esac
 }
 
 misused() {
@@ -274,9 +280,11 @@ listed_version() {
 # Leaves the unpacked release in $new.
 get_release() {
   if [ -n "$offline" ]; then
-    archive=$offline
     sums=$(dirname "$offline")/SHA256SUMS
     name=$(basename "$offline")
+    archive=$temp/$name
+    # What is looked at is what is used.
+    cp "$offline" "$archive"
     if [ -z "$sum" ]; then
       [ -f "$sums" ] || die "nothing says what $name should be: put SHA256SUMS of its release beside it, or give --sha256"
       sum=$(listed_sum "$sums" "$name")
@@ -291,7 +299,7 @@ get_release() {
     '' | *[!0-9A-Za-z.+~-]*) die "$from/SHA256SUMS names no release for linux-$arch; nothing was changed" ;;
     esac
     name=raynode-$version-linux-$arch.tar.gz
-    sum=$(listed_sum "$sums" "$name")
+    [ -n "$sum" ] || sum=$(listed_sum "$sums" "$name")
     archive=$temp/$name
     [ -n "$sum" ] || die "$from/SHA256SUMS does not name $name; nothing was changed"
     say "downloading $name"
@@ -1031,6 +1039,8 @@ do_uninstall() {
       rm -f "$file"
       say "removed $file"
     fi
+    # Of one that was killed.
+    rm -f "$file.new"
   done
   if has_systemd; then
     systemctl daemon-reload

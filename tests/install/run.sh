@@ -226,7 +226,9 @@ test_a_wrong_sum_changes_nothing_and_names_both() {
   rm "$www/download/v1.0.1/SHA256SUMS"
   refuses "can't be downloaded" update --version 1.0.1 --from-url "$url"
   cp "$work/sums" "$www/download/v1.0.1/SHA256SUMS"
-  installs update --version 1.0.1
+  # What the operator says counts more than what the host says.
+  refuses "$wrong" update --version 1.0.1 --sha256 "$wrong" --from-url "$url"
+  installs update --version 1.0.1 --sha256 "$right"
 }
 
 test_what_is_not_there_changes_nothing() {
@@ -453,7 +455,8 @@ test_the_command_line_is_read_with_care() {
   new_root
   local status
   for wrong in "" "frob" "install --purge" "update --migrate x" "install --version" "install uninstall" "install --version ../x" \
-    "install --sha256 x" "install --offline x --version 1"; do
+    "install --offline x --version 1" "install --from-url http://192.0.2.1" "install --from-url http://127.0.0.1.example" \
+    "install --from-url file:///"; do
     status=0
     # shellcheck disable=SC2086 # several words
     setsid --wait sh install.sh $wrong >"$work/said" 2>&1 </dev/null || status=$?
