@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build xray xray-oldest xray-newest run demo test test-oldest-core test-newest-core test-systemd soak bench check fmt-check clippy doc clean-local
+.PHONY: help build xray xray-oldest xray-newest run demo test test-oldest-core test-newest-core test-systemd test-install test-packages release soak bench check fmt-check clippy doc clean-local
 
 # More arguments for cargo test: make test ARGS="stats -- --nocapture"
 ARGS ?=
@@ -57,6 +57,21 @@ test-systemd: ## Run the daemon under a real systemd in a throw-away tree (root,
 	@scripts/need.sh cargo xray python systemd
 	cargo build
 	@xray=$$(scripts/xray.sh) && tests/systemd/run.sh target/debug/raynode $$xray
+
+test-install: ## Run install.sh below scratch roots, against a file server that stands for the release host
+	@scripts/need.sh cargo xray
+	cargo build
+	@xray=$$(scripts/xray.sh) && tests/install/run.sh target/debug/raynode $$xray
+
+test-packages: ## Run install.sh and the Debian package under a real systemd in a throw-away tree (root, mmdebstrap, systemd-nspawn)
+	@scripts/need.sh cargo xray systemd
+	cargo build
+	@xray=$$(scripts/xray.sh) && tests/install/systemd.sh target/debug/raynode $$xray && \
+	  tests/install/deb.sh target/debug/raynode $$xray
+
+release: ## Build the archive and the Debian package of this machine's kind, with SHA256SUMS, in target/dist
+	@scripts/need.sh cargo
+	@scripts/release.sh $$(dpkg --print-architecture) && scripts/deb.sh $$(dpkg --print-architecture)
 
 soak: ## The long form of what cuts nobody and loses nothing: kills, reconnects, hangs, cut replies (about an hour)
 	@scripts/need.sh cargo xray python

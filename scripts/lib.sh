@@ -118,3 +118,66 @@ need_python() {
   find_python >/dev/null ||
     die "Python >= 3.12 with its venv module is missing: install it (Debian, Ubuntu: apt-get install python3 python3-venv; or pyenv install 3.13)"
 }
+
+# Releases. arm64 and amd64 are the names in the files that are published.
+release_triple() {
+  case $1 in
+  amd64) echo x86_64-unknown-linux-musl ;;
+  arm64) echo aarch64-unknown-linux-musl ;;
+  *) die "releases are made for amd64 and arm64, and not for: $1" ;;
+  esac
+}
+
+cargo_version() {
+  sed -n '/^\[package\]/,/^\[/ s/^version = "\(.*\)"/\1/p' Cargo.toml
+}
+
+# The time that every file of a release has, so that the same commit gives the same release.
+release_time() {
+  echo "${SOURCE_DATE_EPOCH:-$(git log -1 --format=%ct)}"
+}
+
+# need_made_for amd64|arm64 BINARY
+need_made_for() {
+  local machine
+  machine=$(od -An -tu1 -j18 -N1 "$2" | tr -d ' ')
+  case $1-$machine in
+  amd64-62 | arm64-183) ;;
+  *) die "$2 is not made for $1" ;;
+  esac
+}
+
+# build_static amd64|arm64: a binary that runs on every Linux of that kind. Prints where it is.
+build_static() {
+  local triple built
+  triple=$(release_triple "$1")
+  case $1 in
+  amd64)
+    have musl-gcc || die "musl-gcc is missing, which builds ring for $triple (apt-get install musl-tools)"
+    export CC_x86_64_unknown_linux_musl=musl-gcc
+    ;;
+  arm64)
+    # On another machine the linker comes with the compiler; what glibc's headers would add, musl has not.
+    if have aarch64-linux-gnu-gcc; then
+      export CC_aarch64_unknown_linux_musl=aarch64-linux-gnu-gcc CFLAGS_aarch64_unknown_linux_musl=-U_FORTIFY_SOURCE \
+        CARGO_TARGET_AARCH64_UNKNOWN_LINUX_MUSL_LINKER=aarch64-linux-gnu-gcc
+    else
+      have musl-gcc || die "a compiler for $triple is missing (apt-get install gcc-aarch64-linux-gnu libc6-dev-arm64-cross)"
+      export CC_aarch64_unknown_linux_musl=musl-gcc
+    fi
+    ;;
+  esac
+  rustup target list --installed 2>/dev/null | grep -qx "$triple" || rustup target add "$triple" >&2
+  cargo build --release --locked --target "$triple" >&2
+  built=${CARGO_TARGET_DIR:-target}/$triple/release/raynode
+  readelf -lW "$built" | grep -q INTERP && die "$built is not static"
+  echo "$built"
+}
+
+# add_sum FOLDER FILE: its line in SHA256SUMS, which stays sorted.
+add_sum() (
+  cd "$1" || exit
+  touch SHA256SUMS
+  { grep -v "  $2\$" SHA256SUMS || true; sha256sum "$2"; } | LC_ALL=C sort -k 2 >SHA256SUMS.new
+  mv SHA256SUMS.new SHA256SUMS
+)
