@@ -250,7 +250,8 @@ fn of(error: &Error) -> Failure {
         Error::Install(
             install::Error::NotAVersion(_)
             | install::Error::NotARegion(_)
-            | install::Error::Status { .. },
+            | install::Error::Status { .. }
+            | install::Error::NoDigest { .. },
         ) => Failure::NoSuch(text),
         _ => Failure::Failed(text),
     }

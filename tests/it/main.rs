@@ -23,6 +23,7 @@ mod going_back;
 mod handover;
 mod held;
 mod hostile;
+mod installing;
 mod journal;
 mod lingering;
 mod living_on;

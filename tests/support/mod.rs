@@ -20,6 +20,7 @@ pub mod node;
 pub mod origin;
 pub mod panel;
 pub mod ports;
+pub mod release;
 pub mod rest;
 pub mod scrape;
 pub mod script;
