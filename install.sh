@@ -569,7 +569,9 @@ provide_core() {
     mkdir -m 0755 "$temp/core"
     copy=$temp/core/$(basename "$core")
     cp "$core" "$copy"
-    chmod 0644 "$copy"
+    # What it must be stands beside it.
+    [ ! -f "$core.dgst" ] || cp "$core.dgst" "$copy.dgst"
+    chmod 0644 "$copy"*
     set -- core install --from "$copy"
   elif [ -n "$offline" ]; then
     warn "there is no Xray, and --offline downloads none; install.sh install --core FILE takes an archive of its release"

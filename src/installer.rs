@@ -1,16 +1,19 @@
 //! Brings cores and geo files to a node that serves: fetched, checked, tried with the configuration of now, switched,
 //! and handed over to; and everything as before when one of that fails.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use futures_util::future::BoxFuture;
 
-use crate::node::{self, Node};
+use crate::node::{self, Node, ServedLast};
 use crate::panel::maintenance::{self, Failure};
 use crate::settings::{InstallSettings, Mistakes, Settings};
+use crate::xray::core::Launcher;
 use crate::xray::install::{
     self, Cores, GeoFiles, GeoSource, Region, Reporter, Shelf, Source, Switched, Wanted,
 };
+use crate::xray::parts::Parts;
 
 /// Why nothing was installed, or what was installed is not used.
 #[derive(Debug, thiserror::Error)]
@@ -52,10 +55,39 @@ pub struct Used {
     pub reused: bool,
 }
 
+/// What has to run what is installed.
+#[derive(Clone, Debug)]
+enum Serves {
+    /// A node that serves, or could.
+    Now(Node),
+    /// The daemon that comes, with what was served last.
+    Later(Arc<(Launcher, Option<ServedLast>)>),
+}
+
+impl Serves {
+    async fn would_run(&self, parts: Parts) -> Result<(), node::Error> {
+        match self {
+            Self::Now(node) => node.would_run(parts).await,
+            Self::Later(later) => match &**later {
+                (launcher, Some(last)) => last.would_run(launcher, &parts).await,
+                (_, None) => Ok(()),
+            },
+        }
+    }
+
+    async fn renew(&self, settings: &Settings) -> Result<(), node::Error> {
+        match self {
+            Self::Now(node) => node.renew(settings.core.parts(), settings.handover).await,
+            Self::Later(_) => Ok(()),
+        }
+    }
+}
+
 /// Installs for one node. Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Installer {
-    node: Node,
+    serves: Serves,
+    settings: fn() -> Result<Settings, Mistakes>,
     cores: Cores,
     geo_files: GeoFiles,
     sources: InstallSettings,
@@ -64,9 +96,10 @@ pub struct Installer {
 impl Installer {
     /// For this node. Clears away what an installation left that was cut off.
     #[must_use]
-    pub fn new(node: Node, state_dir: &std::path::Path, sources: InstallSettings) -> Self {
+    pub fn new(node: Node, state_dir: &Path, sources: InstallSettings) -> Self {
         let installer = Self {
-            node,
+            serves: Serves::Now(node),
+            settings: Settings::load,
             cores: Cores::new(state_dir),
             geo_files: GeoFiles::new(state_dir),
             sources,
@@ -77,6 +110,25 @@ impl Installer {
             }
         }
         installer
+    }
+
+    /// For the daemon that comes: nobody serves, or whoever serves is left alone.
+    #[must_use]
+    pub fn without_a_daemon(launcher: Launcher, settings: Settings) -> Self {
+        let Settings {
+            state_dir,
+            runtime_dir,
+            sources,
+            ..
+        } = settings;
+        let last = ServedLast::read(&state_dir, &runtime_dir);
+        Self {
+            serves: Serves::Later(Arc::new((launcher, last))),
+            settings: Settings::find,
+            cores: Cores::new(&state_dir),
+            geo_files: GeoFiles::new(&state_dir),
+            sources,
+        }
     }
 
     /// The cores that are installed.
@@ -104,11 +156,11 @@ impl Installer {
         wanted: &Wanted,
         report: &Reporter,
     ) -> Result<Used, Error> {
-        may_choose_core()?;
+        self.may_choose_core()?;
         let staged = self.cores.stage(source, wanted, report).await?;
-        let mut parts = Settings::load()?.core.parts();
+        let mut parts = (self.settings)()?.core.parts();
         parts.binary = staged.binary();
-        let tried = self.node.would_run(parts).await;
+        let tried = self.serves.would_run(parts).await;
         tried.map_err(Error::Tried)?;
         let kept = staged.keep()?;
         let reused = kept.reused();
@@ -121,7 +173,7 @@ impl Installer {
     /// # Errors
     /// When there is none of that name, or it does not take over.
     pub async fn use_core(&self, name: &str) -> Result<Used, Error> {
-        may_choose_core()?;
+        self.may_choose_core()?;
         let switched = self.cores.shelf().switch_to(name)?;
         self.take_over(self.cores.shelf(), switched, true).await
     }
@@ -131,7 +183,7 @@ impl Installer {
     /// # Errors
     /// When there is none, or it does not take over.
     pub async fn roll_back_core(&self) -> Result<Used, Error> {
-        may_choose_core()?;
+        self.may_choose_core()?;
         let switched = self.cores.shelf().rollback()?;
         self.take_over(self.cores.shelf(), switched, true).await
     }
@@ -145,7 +197,7 @@ impl Installer {
         region: Region,
         report: &Reporter,
     ) -> Result<Used, Error> {
-        may_choose_assets()?;
+        self.may_choose_assets()?;
         let source = match &self.sources.geo_files {
             Some(url) => GeoSource::Mirror {
                 url: url.clone(),
@@ -154,9 +206,9 @@ impl Installer {
             None => GeoSource::Region(region),
         };
         let staged = self.geo_files.stage(&source, report).await?;
-        let mut parts = Settings::load()?.core.parts();
+        let mut parts = (self.settings)()?.core.parts();
         parts.assets = staged.folder();
-        let tried = self.node.would_run(parts).await;
+        let tried = self.serves.would_run(parts).await;
         tried.map_err(Error::Tried)?;
         let kept = staged.keep()?;
         let reused = kept.reused();
@@ -170,7 +222,7 @@ impl Installer {
     /// # Errors
     /// When there are none, or the core does not run with them.
     pub async fn roll_back_geo_files(&self) -> Result<Used, Error> {
-        may_choose_assets()?;
+        self.may_choose_assets()?;
         let switched = self.geo_files.shelf().rollback()?;
         self.take_over(self.geo_files.shelf(), switched, true).await
     }
@@ -182,12 +234,10 @@ impl Installer {
         switched: Switched,
         reused: bool,
     ) -> Result<Used, Error> {
-        let settings = Settings::load()?;
-        let renewed = self.node.renew(settings.core.parts(), settings.handover);
-        if let Err(error) = renewed.await {
+        let settings = (self.settings)()?;
+        if let Err(error) = self.serves.renew(&settings).await {
             place.undo(&switched)?;
-            let parts = Settings::load()?.core.parts();
-            if let Err(error) = self.node.renew(parts, settings.handover).await {
+            if let Err(error) = self.serves.renew(&settings).await {
                 tracing::error!(%error, "the core of before is not what the next one is made of");
             }
             return Err(Error::NotTakenOver(error));
@@ -200,25 +250,25 @@ impl Installer {
             reused,
         })
     }
-}
 
-fn may_choose_core() -> Result<(), Error> {
-    match Settings::load()?.core.binary {
-        None => Ok(()),
-        Some(path) => Err(Error::Named {
-            variable: "XRAY_EXECUTABLE_PATH",
-            path,
-        }),
+    fn may_choose_core(&self) -> Result<(), Error> {
+        match (self.settings)()?.core.binary {
+            None => Ok(()),
+            Some(path) => Err(Error::Named {
+                variable: "XRAY_EXECUTABLE_PATH",
+                path,
+            }),
+        }
     }
-}
 
-fn may_choose_assets() -> Result<(), Error> {
-    match Settings::load()?.core.assets {
-        None => Ok(()),
-        Some(path) => Err(Error::Named {
-            variable: "XRAY_ASSETS_PATH",
-            path,
-        }),
+    fn may_choose_assets(&self) -> Result<(), Error> {
+        match (self.settings)()?.core.assets {
+            None => Ok(()),
+            Some(path) => Err(Error::Named {
+                variable: "XRAY_ASSETS_PATH",
+                path,
+            }),
+        }
     }
 }
 

@@ -110,7 +110,7 @@ pub fn main() -> ExitCode {
         Command::Pair(arguments) => ask(async |settings| pair::run(&settings, arguments).await),
         Command::Cert(arguments) => ask(async |settings| cert::run(&settings, arguments).await),
         Command::Key(arguments) => ask(async |settings| key::run(&settings, arguments).await),
-        Command::Core(arguments) => ask(async |settings| core::run(&settings, arguments).await),
+        Command::Core(arguments) => ask(async |settings| core::run(settings, arguments).await),
         Command::Config(arguments) => ask(async |settings| config::run(settings, arguments).await),
         Command::Doctor(arguments) => {
             answer(async |settings| doctor::run(settings, &arguments).await)

@@ -194,7 +194,7 @@ impl InstallService for Installing {
         let cores = cores.map_err(|error| status(&error.into()))?;
         let settings = Settings::load().map_err(|mistakes| status(&mistakes.into()))?;
         Ok(Response::new(ListInstalledCoresResponse {
-            cores: cores.into_iter().map(core).collect(),
+            cores: cores.into_iter().map(Into::into).collect(),
             binary: settings.core.parts().binary.display().to_string(),
             version: self.node.base_info().await.core_version,
             managed: settings.core.binary.is_none(),
@@ -247,28 +247,36 @@ impl InstallService for Installing {
     }
 }
 
-fn progress(progress: Progress) -> InstallProgress {
+fn progress(step: Progress) -> InstallProgress {
     InstallProgress {
-        state: Some(State::Step(InstallStep {
+        state: Some(State::Step(step.into())),
+    }
+}
+
+impl From<Progress> for InstallStep {
+    fn from(progress: Progress) -> Self {
+        Self {
             name: progress.step.to_string(),
             file: progress.file.to_owned(),
             done: progress.done,
             total: progress.total.unwrap_or(0),
-        })),
+        }
     }
 }
 
-fn core(installed: install::Installed) -> InstalledCore {
-    let since = installed.installed.duration_since(SystemTime::UNIX_EPOCH);
-    let seconds = since.unwrap_or_default().as_secs();
-    InstalledCore {
-        name: installed.name,
-        version: installed.version,
-        source: installed.source,
-        installed: i64::try_from(seconds).unwrap_or(i64::MAX),
-        size: installed.bytes,
-        in_use: installed.in_use,
-        previous: installed.previous,
+impl From<install::Installed> for InstalledCore {
+    fn from(installed: install::Installed) -> Self {
+        let since = installed.installed.duration_since(SystemTime::UNIX_EPOCH);
+        let seconds = since.unwrap_or_default().as_secs();
+        Self {
+            name: installed.name,
+            version: installed.version,
+            source: installed.source,
+            installed: i64::try_from(seconds).unwrap_or(i64::MAX),
+            size: installed.bytes,
+            in_use: installed.in_use,
+            previous: installed.previous,
+        }
     }
 }
 

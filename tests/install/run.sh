@@ -307,6 +307,7 @@ test_offline_takes_an_xray_that_is_here() {
   python3 -c 'import sys, zipfile
 with zipfile.ZipFile(sys.argv[1], "w") as archive:
     archive.write(sys.argv[2], "xray")' "$work/xray.zip" "$xray"
+  echo "SHA2-256= $(sha256sum <"$work/xray.zip" | cut -c 1-64)" >"$work/xray.zip.dgst"
   run install --offline "$www/download/v1.0.0/raynode-1.0.0-linux-$arch.tar.gz" --core "$work/xray.zip" || fail "exit $?"
   cmp -s "$root/var/lib/raynode/cores/current/xray" "$xray" || fail "no Xray was installed"
 }

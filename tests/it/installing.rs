@@ -334,3 +334,31 @@ async fn what_its_operator_has_chosen_is_not_exchanged() {
     assert!(began.elapsed() < Duration::from_secs(5));
     assert_eq!(installed(&node)["managed"], false);
 }
+
+#[tokio::test(flavor = "multi_thread")]
+async fn with_the_daemon_down_the_next_one_uses_what_is_installed() {
+    let (mut node, releases) = place(&[]).await;
+    said(&node.command(&["core", "install"]));
+    let panel = Panel::of(&node);
+    let (inbound, echo) = (ports::free(), Echo::start().await);
+    let users = [user("anna", &["vless"])];
+    panel.start(&vless_config(inbound), &users).await.unwrap();
+    assert!(node.stop().success());
+    releases.put_release(&version(), &release::archive(&xray_binary(), b"other"));
+    let text = said(&node.command(&["core", "install"]));
+    assert!(text.contains("the next one is made of it"), "{text}");
+    said(&node.command(&["core", "rollback"]));
+    said(&node.command(&["core", "use", &format!("{}-2", version())]));
+    assert!(said(&node.command(&["core", "list"])).contains("in use"));
+    node.launch();
+    eventually("it serves again", || async {
+        (panel.info().await.started || !node.cores().is_empty()).then_some(())
+    })
+    .await;
+    let current = node
+        .folder()
+        .join("state/cores")
+        .join(format!("{}-2", version()));
+    assert_eq!(binary(node.core()), current.join("xray"));
+    Stream::open(inbound, &echo).await.is_there().await;
+}

@@ -148,5 +148,6 @@ pub fn archive_of(name: &str, content: &[u8]) -> Vec<u8> {
 
 pub fn sha256(content: &[u8]) -> String {
     let digest = Sha256::digest(content);
-    digest.iter().map(|byte| format!("{byte:02x}")).collect()
+    let pairs: Vec<String> = digest.iter().map(|byte| format!("{byte:02x}")).collect();
+    pairs.concat()
 }

@@ -1,5 +1,7 @@
 //! `raynode core`: versions of Xray and geo files.
 
+mod alone;
+
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
@@ -8,6 +10,7 @@ use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
 
+use self::alone::Alone;
 use super::daemon::Daemon;
 use super::failure::Failure;
 use super::output::{Form, POOR, bytes, day, say, say_json, styled, table, waiting};
@@ -15,7 +18,8 @@ use crate::proto::raynode::v1::install_core_request::Part;
 use crate::proto::raynode::v1::install_progress::State;
 use crate::proto::raynode::v1::{
     CoreOrder, InstallCoreRequest, InstallGeoFilesRequest, InstallProgress, InstallStep, Installed,
-    ListInstalledCoresRequest, RollBackCoreRequest, RollBackGeoFilesRequest, UseCoreRequest,
+    ListInstalledCoresRequest, ListInstalledCoresResponse, RollBackCoreRequest,
+    RollBackGeoFilesRequest, UseCoreRequest,
 };
 use crate::settings::Settings;
 use crate::xray::install;
@@ -40,18 +44,8 @@ enum Command {
     },
     /// Install a version of Xray and use it: checked, tried with the configuration of now, and handed over to.
     Install {
-        /// A version such as 26.3.27, or latest.
-        #[arg(default_value = "latest")]
-        version: String,
-        /// What the archive must be, 64 hexadecimal digits. Without it: what the .dgst file beside it says.
-        #[arg(long)]
-        sha256: Option<String>,
-        /// An archive on this machine, such as Xray-linux-64.zip, instead of one from the releases.
-        #[arg(long, value_name = "FILE")]
-        from: Option<PathBuf>,
-        /// Take the archive as it is, without a SHA-256.
-        #[arg(long, requires = "from", conflicts_with = "sha256")]
-        trust: bool,
+        #[command(flatten)]
+        order: Order,
         #[command(flatten)]
         form: Form,
     },
@@ -79,32 +73,62 @@ enum Command {
     },
 }
 
-pub(super) async fn run(settings: &Settings, arguments: Arguments) -> Result<ExitCode, Failure> {
-    let daemon = Daemon::find(&settings.runtime_dir).await?;
-    match arguments.command {
-        Command::List { form } => list(&daemon, form).await?,
-        Command::Install {
-            version,
-            sha256,
-            from,
-            trust,
-            form,
-        } => {
-            let order = CoreOrder {
-                version,
-                sha256: sha256.unwrap_or_default(),
-                upload: from.is_some(),
-                trusted: trust,
-            };
-            let steps = order_core(&daemon, order, from.as_deref()).await?;
-            tell(&follow(steps).await?, form)?;
+#[derive(Debug, clap::Args)]
+struct Order {
+    /// A version such as 26.3.27, or latest.
+    #[arg(default_value = "latest")]
+    version: String,
+    /// What the archive must be, 64 hexadecimal digits. Without it: what the .dgst file beside it says.
+    #[arg(long)]
+    sha256: Option<String>,
+    /// An archive on this machine, such as Xray-linux-64.zip, instead of one from the releases.
+    #[arg(long, value_name = "FILE")]
+    from: Option<PathBuf>,
+    /// Take the archive as it is, without a SHA-256.
+    #[arg(long, requires = "from", conflicts_with = "sha256")]
+    trust: bool,
+}
+
+impl Order {
+    /// What is wanted, and the archive on this machine.
+    fn parts(self) -> (CoreOrder, Option<PathBuf>) {
+        let order = CoreOrder {
+            version: self.version,
+            sha256: self.sha256.unwrap_or_default(),
+            upload: self.from.is_some(),
+            trusted: self.trust,
+        };
+        (order, self.from)
+    }
+}
+
+pub(super) async fn run(settings: Settings, arguments: Arguments) -> Result<ExitCode, Failure> {
+    match Daemon::find(&settings.runtime_dir).await {
+        Ok(daemon) => through(&daemon, arguments.command).await?,
+        Err(Failure::NoDaemon { .. }) => without(&Alone::new(settings), arguments.command).await?,
+        Err(other) => return Err(other),
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+async fn through(daemon: &Daemon, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::List { form } => {
+            let request = ListInstalledCoresRequest {};
+            let listed = daemon.installing().list_installed_cores(request).await?;
+            list(&listed.into_inner(), form)
+        }
+        Command::Install { order, form } => {
+            let (order, from) = order.parts();
+            let steps = order_core(daemon, order, from.as_deref()).await?;
+            tell(&follow(steps).await?, form)
         }
         Command::Use { name, form } => {
             let request = UseCoreRequest { name };
             let shown = waiting("handing over");
             let used = daemon.installing().use_core(request).await;
             shown.finish_and_clear();
-            tell(&used?.into_inner(), form)?;
+            tell(&used?.into_inner(), form)
         }
         Command::Rollback { geo, form } => {
             let shown = waiting("handing over");
@@ -116,23 +140,32 @@ pub(super) async fn run(settings: &Settings, arguments: Arguments) -> Result<Exi
                 installing.roll_back_core(RollBackCoreRequest {}).await
             };
             shown.finish_and_clear();
-            tell(&used?.into_inner(), form)?;
+            tell(&used?.into_inner(), form)
         }
         Command::Geo { region, form } => {
             let request = InstallGeoFilesRequest { region };
             let steps = daemon.installing().install_geo_files(request).await?;
-            tell(&follow(steps.into_inner()).await?, form)?;
+            tell(&follow(steps.into_inner()).await?, form)
         }
     }
-    Ok(ExitCode::SUCCESS)
 }
 
-async fn list(daemon: &Daemon, form: Form) -> Result<(), Failure> {
-    let request = ListInstalledCoresRequest {};
-    let listed = daemon.installing().list_installed_cores(request).await?;
-    let listed = listed.into_inner();
+async fn without(alone: &Alone, command: Command) -> Result<(), Failure> {
+    match command {
+        Command::List { form } => list(&alone.list().await?, form),
+        Command::Install { order, form } => {
+            let (order, from) = order.parts();
+            tell(&alone.install(&order, from.as_deref()).await?, form)
+        }
+        Command::Use { name, form } => tell(&alone.use_core(&name).await?, form),
+        Command::Rollback { geo, form } => tell(&alone.roll_back(geo).await?, form),
+        Command::Geo { region, form } => tell(&alone.geo(&region).await?, form),
+    }
+}
+
+fn list(listed: &ListInstalledCoresResponse, form: Form) -> Result<(), Failure> {
     if form.json {
-        return say_json("ListInstalledCoresResponse", &listed);
+        return say_json("ListInstalledCoresResponse", listed);
     }
     let mut shown = table(&["NAME", "VERSION", ">SIZE", "SINCE", ""]);
     for core in &listed.cores {
