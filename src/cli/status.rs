@@ -160,10 +160,7 @@ fn users(status: &GetStatusResponse) -> String {
         Some(online) => format!(", {} online", number(online)),
         None => String::new(),
     };
-    match status.users {
-        Some(users) => format!("{}{online}", number(users)),
-        None => format!("a change is being made{online}"),
-    }
+    format!("{}{online}", number(status.users))
 }
 
 fn pending(status: &GetStatusResponse) -> String {

@@ -346,20 +346,17 @@ impl Driver {
     /// Whoever is gone afterwards is cut in the cores that drain, too.
     async fn change_users(&mut self, changes: UserChanges) -> Result<(), Error> {
         let removed = changes.removed();
-        self.takes(&format!(
-            "{} users change over the core's API",
-            changes.len()
-        ));
-        let metrics = &self.launcher.metrics;
         if !changes.is_empty() {
-            metrics.rung(Rung::Users);
+            let count = changes.len();
+            self.takes(&format!("{count} users change over the core's API"));
+            self.launcher.metrics.rung(Rung::Users);
         }
         let Phase::Serving { core, applied } = &mut self.phase else {
             return Err(Error::CoreNotStarted);
         };
         let made = change_users(core.client(), applied, &mut self.last_good, changes).await;
         let roster = &applied.roster;
-        metrics.users(roster.people());
+        self.launcher.metrics.users(roster.people());
         let gone = removed.into_iter().filter(|email| !roster.has(email));
         let gone: Vec<String> = gone.map(|email| email.as_str().to_owned()).collect();
         self.cut(&gone);
@@ -477,19 +474,14 @@ impl Driver {
         };
         let draining = self.beside.drains.iter().map(Drain::view).collect();
         let (comes, gave_up) = match &self.phase {
-            Phase::Down { because, .. } => (Some(*because), None),
+            Phase::Down { because, retry, .. } => (Some((*because, retry.into_std())), None),
             Phase::GaveUp { why, .. } => (None, Some(Arc::clone(why))),
             Phase::Serving { .. } | Phase::Idle => (None, None),
-        };
-        let retry = match &self.phase {
-            Phase::Down { retry, .. } => Some(retry.into_std()),
-            _ => None,
         };
         self.launcher
             .metrics
             .users(self.phase.roster().map_or(0, Roster::people));
         self.state.send_replace(State {
-            condition: self.phase.condition(),
             failures: self.endurance.failures(),
             session: self.session.clone(),
             serving,
@@ -497,7 +489,6 @@ impl Driver {
             tally: self.beside.tally,
             comes,
             gave_up,
-            retry,
             linger_until: self.linger_until.filter(|_| self.session.is_none()),
         });
     }

@@ -6,7 +6,7 @@ use std::time::Instant;
 use super::endurance::STABLE;
 use super::handover::is_inbound;
 use super::state::Serving;
-use super::{Condition, CoreInfo, Node};
+use super::{CoreInfo, Node, Standing};
 use crate::usage::book::Epoch;
 use crate::usage::ledger;
 use crate::xray::config::Endpoint;
@@ -16,11 +16,9 @@ use crate::xray::handover::{Tally, sockets};
 #[derive(Clone, Debug)]
 pub struct Figures {
     /// What it is doing.
-    pub condition: Condition,
+    pub standing: Standing,
     /// How often its core has failed in a row; none once one runs in peace.
     pub failures: u32,
-    /// Whether a panel has control.
-    pub session: bool,
     /// How many users are connected; `None` where a core does not tell.
     pub users_online: Option<usize>,
     /// The cores that are alive, the one that serves first.
@@ -51,9 +49,8 @@ impl Node {
         }
         let in_peace = serving.is_some_and(|serving| is_long_ago(serving.ready));
         Figures {
-            condition: state.condition,
+            standing: self.standing(),
             failures: if in_peace { 0 } else { state.failures },
-            session: state.session.is_some(),
             users_online: self.harvester.users_online(&epochs),
             cores,
             tally,

@@ -13,8 +13,6 @@ pub(super) const LOOKS: usize = 16;
 /// Something that somebody wants to be told.
 #[derive(Debug)]
 pub(super) enum Look {
-    /// How many may connect.
-    Count(oneshot::Sender<usize>),
     /// Who may connect, and through which inbounds.
     Users(oneshot::Sender<Vec<Listed>>),
     /// What is served, or is to be.

@@ -44,14 +44,13 @@ use uuid::Uuid;
 pub use self::figures::Figures;
 pub use self::history::{LastChange, UnderWay};
 pub use self::look::{Comparison, Listed, Step};
-pub use self::overview::{Doing, Overview};
+pub use self::overview::Overview;
 pub use self::pulse::{Beat, Pulse};
 pub use self::reads::{CoreInfo, Latency, LogStream};
 pub use self::roster::{Refused, Roster};
 pub use self::served_last::ServedLast;
 pub use self::session::Session;
 pub use self::standing::{Absent, Because, Serves, Standing};
-pub use self::state::Condition;
 pub use self::user::{Email, Malformed, User, Users};
 
 use self::change::{Change, Outcome};

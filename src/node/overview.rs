@@ -1,12 +1,12 @@
 //! A node at a moment, for its operator. Needs no session, and nothing here changes anything.
 
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use tokio::sync::oneshot;
 
 use super::look::{Comparison, Listed, Look};
-use super::{Error, LastChange, Node, Session, UnderWay};
+use super::{Error, LastChange, Node, Session, Standing, UnderWay};
 use crate::usage::OnlineUser;
 use crate::usage::book::Of;
 use crate::usage::counter::Kind;
@@ -18,18 +18,18 @@ use crate::xray::parts::Parts;
 
 /// How long the driver may be busy before somebody who wants to be told gives up.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// The same for who can do without.
+/// How long the core may take to tell who is online, for who can do without.
 const SHORT_PATIENCE: Duration = Duration::from_millis(300);
 
 /// A node at a moment.
 #[derive(Clone, Debug)]
 pub struct Overview {
     /// What it does.
-    pub doing: Doing,
+    pub standing: Standing,
     /// The panel that has control.
     pub session: Option<Arc<Session>>,
-    /// How many may connect; `None` where a change takes long.
-    pub users: Option<usize>,
+    /// How many may connect.
+    pub users: usize,
     /// How many of them are online; `None` where the core does not tell.
     pub online: Option<usize>,
     /// The change that is being made.
@@ -40,38 +40,14 @@ pub struct Overview {
     pub changes: u64,
 }
 
-/// What a node does.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Doing {
-    /// Nothing runs and nothing should.
-    Nothing,
-    /// A core serves.
-    Serving,
-    /// A core serves until then though no panel has control.
-    Lingering(Instant),
-    /// The core died, and another one is started then.
-    Down(Instant),
-    /// The core died too often, and why.
-    GaveUp(Arc<str>),
-}
-
 impl Node {
     /// What it does just now. Waits for no change.
     pub async fn overview(&self) -> Overview {
-        let count = self.look(SHORT_PATIENCE, Look::Count);
-        let (users, online) = tokio::join!(count, self.count_online());
-        let state = self.state.borrow();
-        let doing = match (&state.serving, &state.gave_up, state.retry) {
-            (Some(_), ..) => state.linger_until.map_or(Doing::Serving, Doing::Lingering),
-            (None, Some(why), _) => Doing::GaveUp(Arc::clone(why)),
-            (None, None, Some(retry)) => Doing::Down(retry),
-            (None, None, None) => Doing::Nothing,
-        };
         Overview {
-            doing,
-            session: state.session.clone(),
-            users: users.ok(),
-            online,
+            standing: self.standing(),
+            session: self.session(),
+            users: self.launcher.metrics.served(),
+            online: self.count_online().await,
             under_way: self.history.under_way(),
             last_change: self.history.last(),
             changes: self.history.count(),

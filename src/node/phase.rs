@@ -6,7 +6,6 @@ use std::time::Duration;
 use super::applied::Applied;
 use super::roster::Roster;
 use super::standing::Because;
-use super::state::Condition;
 use crate::xray::core::Core;
 
 #[expect(
@@ -35,16 +34,6 @@ pub(super) enum CoreEvent {
 }
 
 impl Phase {
-    /// Its name, for everybody.
-    pub(super) fn condition(&self) -> Condition {
-        match self {
-            Self::Idle => Condition::Idle,
-            Self::Serving { .. } => Condition::Serving,
-            Self::Down { .. } => Condition::Down,
-            Self::GaveUp { .. } => Condition::GaveUp,
-        }
-    }
-
     /// Who is served, or is to be served again.
     pub(super) fn roster(&self) -> Option<&Roster> {
         match self {

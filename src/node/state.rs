@@ -11,24 +11,9 @@ use crate::usage::harvest::Source;
 use crate::xray::config::Skeleton;
 use crate::xray::handover::Tally;
 
-/// What a node is doing.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Condition {
-    /// Nothing serves and nothing should.
-    #[default]
-    Idle,
-    /// A core serves.
-    Serving,
-    /// The core died and comes back by itself.
-    Down,
-    /// The core died too often; a panel has to change something.
-    GaveUp,
-}
-
 /// A snapshot of the node; the driver publishes a new one with every step.
 #[derive(Clone, Debug, Default)]
 pub(super) struct State {
-    pub(super) condition: Condition,
     /// How often the core had failed in a row when something failed last.
     pub(super) failures: u32,
     pub(super) session: Option<Arc<Session>>,
@@ -36,12 +21,10 @@ pub(super) struct State {
     /// The cores that keep what connections they have.
     pub(super) draining: Vec<Draining>,
     pub(super) tally: Tally,
-    /// Why a core comes by itself, when none serves and one does.
-    pub(super) comes: Option<Because>,
+    /// Why a core comes by itself, and when, where none serves and one does.
+    pub(super) comes: Option<(Because, Instant)>,
     /// Why the core stays down, when it does.
     pub(super) gave_up: Option<Arc<str>>,
-    /// When a core that died is started again.
-    pub(super) retry: Option<Instant>,
     /// Until when the core serves on though no panel has control.
     pub(super) linger_until: Option<Instant>,
 }

@@ -3,7 +3,7 @@
 use std::time::{Instant, SystemTime};
 
 use super::Facts;
-use crate::node::{Doing, LastChange, Node, Session, UnderWay};
+use crate::node::{Absent, LastChange, Node, Session, UnderWay};
 use crate::proto::raynode::v1::{
     ChangeUnderWay, GetStatusResponse, LastChange as NamedChange, PanelSession, Phase,
 };
@@ -14,12 +14,14 @@ pub(super) async fn of(node: &Node, facts: &Facts) -> GetStatusResponse {
     let pending = totals.iter().map(|total| total.pending.total());
     let now = Instant::now();
     let until = |then: Instant| then.saturating_duration_since(now).as_secs();
-    let (phase, reason, next_seconds) = match &overview.doing {
-        Doing::Nothing => (Phase::Idle, String::new(), 0),
-        Doing::Serving => (Phase::Serving, String::new(), 0),
-        Doing::Lingering(end) => (Phase::Lingering, String::new(), until(*end)),
-        Doing::Down(retry) => (Phase::Down, String::new(), until(*retry)),
-        Doing::GaveUp(why) => (Phase::GaveUp, why.to_string(), 0),
+    let (phase, reason, next_seconds) = match &overview.standing.core {
+        Ok(_) => match overview.standing.lingers_until {
+            Some(end) => (Phase::Lingering, String::new(), until(end)),
+            None => (Phase::Serving, String::new(), 0),
+        },
+        Err(Absent::Unwanted(_)) => (Phase::Idle, String::new(), 0),
+        Err(Absent::Comes(_, retry)) => (Phase::Down, String::new(), retry.map_or(0, until)),
+        Err(Absent::GaveUp(why)) => (Phase::GaveUp, why.to_string(), 0),
     };
     GetStatusResponse {
         version: env!("CARGO_PKG_VERSION").to_owned(),
@@ -29,7 +31,7 @@ pub(super) async fn of(node: &Node, facts: &Facts) -> GetStatusResponse {
         reason,
         next_seconds,
         session: overview.session.map(|session| panel(&session, now)),
-        users: overview.users.map(|count| count as u64),
+        users: overview.users as u64,
         online: overview.online.map(|count| count as u64),
         oldest_pending_seconds: totals.iter().map(|total| total.waits).max().unwrap_or(0),
         pending_bytes: pending.clone().fold(0, u64::saturating_add),

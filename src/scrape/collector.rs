@@ -14,7 +14,7 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::registry::Unit;
 
 use crate::host::Process;
-use crate::node::{Condition, CoreInfo, Figures, Node};
+use crate::node::{Absent, CoreInfo, Figures, Node};
 use crate::panel::reload::Current;
 use crate::telemetry::Metrics;
 use crate::telemetry::metrics::Rung;
@@ -86,15 +86,16 @@ impl Collector {
 }
 
 fn node(writer: &mut Writer<'_>, figures: &Figures) -> fmt::Result {
-    let conditions = [
-        ("idle", Condition::Idle),
-        ("serving", Condition::Serving),
-        ("down", Condition::Down),
-        ("gave_up", Condition::GaveUp),
-    ];
-    let states = conditions.map(|(name, one)| ([name], u64::from(figures.condition == one)));
+    let now = match &figures.standing.core {
+        Ok(_) => "serving",
+        Err(Absent::Unwanted(_)) => "idle",
+        Err(Absent::Comes(..)) => "down",
+        Err(Absent::GaveUp(_)) => "gave_up",
+    };
+    let states = ["idle", "serving", "down", "gave_up"];
+    let states = states.map(|name| ([name], u64::from(name == now)));
     writer.all(&names::STATE, states)?;
-    writer.one(&names::SESSION, u64::from(figures.session))?;
+    writer.one(&names::SESSION, u64::from(figures.standing.controlled))?;
     if let Some(online) = figures.users_online {
         writer.one(&names::USERS_ONLINE, online as u64)?;
     }

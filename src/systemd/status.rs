@@ -46,14 +46,14 @@ async fn follow(manager: Manager, mut node: Node) {
 }
 
 fn line(standing: &Standing) -> String {
-    let core = match standing.core {
+    let core = match &standing.core {
         Ok(Serves { version, pid }) => format!("Xray {version} serves (pid {pid})"),
         Err(Absent::Unwanted(Some(version))) => format!("no core runs; Xray {version} is there"),
         Err(Absent::Unwanted(None)) => {
             "no core runs, and there is no Xray that could be started".to_owned()
         }
-        Err(Absent::Comes(because)) => comes(because).to_owned(),
-        Err(Absent::GaveUp) => {
+        Err(Absent::Comes(because, _)) => comes(*because).to_owned(),
+        Err(Absent::GaveUp(_)) => {
             "the core failed too often and stays down until a panel starts the node; the log says why"
                 .to_owned()
         }
@@ -99,6 +99,7 @@ mod tests {
         let version = Version::new(26, 3, 27);
         let mut standing = Standing {
             core: Ok(Serves { version, pid: 12 }),
+            lingers_until: None,
             draining: Vec::new(),
             controlled: true,
         };
@@ -116,11 +117,17 @@ mod tests {
         for (absent, said) in [
             (Absent::Unwanted(Some(version)), "Xray 26.3.27 is there"),
             (Absent::Unwanted(None), "no Xray that could be started"),
-            (Absent::GaveUp, "stays down until a panel starts the node"),
-            (Absent::Comes(Because::Asked), "being started"),
-            (Absent::Comes(Because::ServedLast), "what was served last"),
-            (Absent::Comes(Because::Ended), "ended unasked"),
-            (Absent::Comes(Because::NotStarted), "can't be started"),
+            (
+                Absent::GaveUp("its own words".into()),
+                "stays down until a panel starts the node",
+            ),
+            (Absent::Comes(Because::Asked, None), "being started"),
+            (
+                Absent::Comes(Because::ServedLast, None),
+                "what was served last",
+            ),
+            (Absent::Comes(Because::Ended, None), "ended unasked"),
+            (Absent::Comes(Because::NotStarted, None), "can't be started"),
         ] {
             standing.core = Err(absent);
             let line = line(&standing);

@@ -253,6 +253,12 @@ impl Metrics {
         self.users.set(i64::try_from(count).unwrap_or(i64::MAX));
     }
 
+    /// How many users are served.
+    #[must_use]
+    pub fn served(&self) -> usize {
+        usize::try_from(self.users.get()).unwrap_or_default()
+    }
+
     /// The connections of a port.
     #[must_use]
     pub fn connections(&self, port: Port) -> Connections {

@@ -28,7 +28,7 @@ dpkg() {
   inside env DEBIAN_FRONTEND=noninteractive dpkg "$@" >"$work/said" 2>&1 </dev/null
 }
 
-start_machine
+boot
 before=$(files)
 
 dpkg -i /share/1.0.0.deb || fail "dpkg -i"

@@ -1,23 +1,17 @@
 # shellcheck shell=bash disable=SC2034,SC2154 # what the tests that source this set and use
-# A throw-away machine with a real systemd, for the tests that source this. They set raynode and xray; what
-# they put into $share is in /share there. Every change in the machine is forgotten when it ends.
+# What the tests that source this do with a machine with a real systemd. They set raynode and xray; what they put
+# into $share is in /share there.
 
-tree=$PWD/.local/install-tree
 work=$(mktemp -d)
 share=$work/share
-nspawn='' leader=''
 mkdir "$share"
-# Two machines in one control group would take each other's services for their own.
-group=$(findmnt --noheadings --first-only --types cgroup2 --output TARGET || true)
-group=${group:+$group/raynode-install-$$}
+
+# shellcheck source=tests/systemd/machine.sh
+source tests/systemd/machine.sh
 
 finish() {
   local status=$?
-  if [[ -n $nspawn ]]; then
-    kill -KILL "$leader" 2>/dev/null || true
-    wait "$nspawn" 2>/dev/null || true
-  fi
-  [[ -z $group || ! -d $group ]] || find "$group" -depth -type d -exec rmdir {} + 2>/dev/null || true
+  kill_machine
   if ((status)) && [[ -s $work/console ]]; then
     echo "--- the console:"
     tail -n 30 "$work/console"
@@ -26,53 +20,14 @@ finish() {
 }
 trap finish EXIT
 
-if [[ ! -e $tree/complete ]]; then
-  echo "==> making a tree with systemd in .local (once, about half a minute)"
-  rm -rf "$tree"
-  mkdir -p "$(dirname "$tree")"
-  mmdebstrap --quiet --variant=minbase --include=systemd-sysv,dbus,procps,iproute2,curl,ca-certificates \
-    bookworm "$tree" /etc/apt/sources.list.d/debian.sources
-  touch "$tree/complete"
-fi
-
 case $(uname -m) in
 x86_64) arch=amd64 ;;
 aarch64) arch=arm64 ;;
 esac
 
-start_machine() {
-  (
-    if [[ -n $group ]] && mkdir "$group"; then
-      echo "$BASHPID" >"$group/cgroup.procs"
-    fi
-    SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 exec systemd-nspawn --quiet --keep-unit --register=no \
-      --machine="raynode-install-$$" --drop-capability=CAP_SYS_RESOURCE --console=pipe \
-      --directory="$tree" --volatile=overlay --private-network --system-call-filter=pidfd_getfd \
-      --bind-ro="$share:/share" --bind-ro="$xray:/usr/local/bin/xray" \
-      --boot
-  ) </dev/null >"$work/console" 2>&1 &
-  nspawn=$!
-  local i
-  for ((i = 0; i < 200; i++)); do
-    leader=$(pgrep -P "$nspawn" | head -n 1) || true
-    if [[ -n $leader ]] && inside systemctl is-system-running 2>/dev/null | grep -qE 'running|degraded'; then
-      inside ip link set lo up
-      return
-    fi
-    sleep 0.1
-  done
-  echo "systemd does not come up"
-  return 1
-}
-
-stop_machine() {
-  kill -s SIGRTMIN+4 "$leader"
-  wait "$nspawn" || true
-  nspawn=
-}
-
-inside() {
-  nsenter -t "$leader" -m -p -u -i -n -C -r "$@"
+boot() {
+  start_machine --bind-ro="$share:/share" --bind-ro="$xray:/usr/local/bin/xray"
+  inside ip link set lo up
 }
 
 fail() {

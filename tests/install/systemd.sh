@@ -38,7 +38,7 @@ run() {
   inside setsid --wait sh /share/install.sh "$command" "${offline[@]}" "$@" >"$work/said" 2>&1 </dev/null
 }
 
-start_machine
+boot
 before=$(files)
 
 run install 1.0.0 || fail "install: exit $?"

@@ -4,13 +4,16 @@
 
 tree=$PWD/.local/systemd-tree
 nspawn='' leader=''
+# Two machines in one control group would take each other's services for their own.
+group=$(findmnt --noheadings --first-only --types cgroup2 --output TARGET || true)
+group=${group:+$group/raynode-test-$$}
 
 make_tree() {
   [[ -e $tree/complete ]] && return
   echo "==> making a tree with systemd in .local (once, about half a minute)"
   rm -rf "$tree"
   mkdir -p "$(dirname "$tree")"
-  mmdebstrap --quiet --variant=minbase --include=systemd-sysv,dbus,procps,curl,ca-certificates \
+  mmdebstrap --quiet --variant=minbase --include=systemd-sysv,dbus,procps,iproute2,curl,ca-certificates \
     bookworm "$tree" /etc/apt/sources.list.d/debian.sources
   touch "$tree/complete"
 }
@@ -18,10 +21,14 @@ make_tree() {
 # start_machine OPTION...: of systemd-nspawn, such as what of ours is in it.
 start_machine() {
   make_tree
-  SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 systemd-nspawn --quiet --keep-unit --register=no \
-    --machine="raynode-test-$$" --drop-capability=CAP_SYS_RESOURCE --console=pipe \
-    --directory="$tree" --volatile=overlay --private-network --system-call-filter=pidfd_getfd "$@" \
-    --boot </dev/null >"$work/console" 2>&1 &
+  (
+    if [[ -n $group ]] && mkdir "$group"; then
+      echo "$BASHPID" >"$group/cgroup.procs"
+    fi
+    SYSTEMD_NSPAWN_UNIFIED_HIERARCHY=1 exec systemd-nspawn --quiet --keep-unit --register=no \
+      --machine="raynode-test-$$" --drop-capability=CAP_SYS_RESOURCE --console=pipe \
+      --directory="$tree" --volatile=overlay --private-network --system-call-filter=pidfd_getfd "$@" --boot
+  ) </dev/null >"$work/console" 2>&1 &
   nspawn=$!
   local i
   for ((i = 0; i < 100; i++)); do
@@ -47,6 +54,11 @@ stop_machine() {
   done
   kill -0 "$nspawn" 2>/dev/null && fail "the machine does not power off"
   nspawn=
+  leave_group
+}
+
+leave_group() {
+  [[ -z $group || ! -d $group ]] || find "$group" -depth -type d -exec rmdir {} + 2>/dev/null || true
 }
 
 kill_machine() {
@@ -55,4 +67,5 @@ kill_machine() {
     wait "$nspawn" 2>/dev/null || true
     nspawn=
   fi
+  leave_group
 }

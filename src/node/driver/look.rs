@@ -1,6 +1,6 @@
 //! Tells what only the driver knows.
 
-use std::collections::{BTreeMap, HashSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use super::Driver;
@@ -9,14 +9,12 @@ use crate::node::look::{Comparison, Listed, Look, Step};
 use crate::node::phase::Phase;
 use crate::node::plan::{self, Desired, Plan};
 use crate::node::roster::Roster;
-use crate::node::user::Email;
 use crate::xray::config::Skeleton;
 
 impl Driver {
     /// Whoever does not wait any more is told nothing.
     pub(super) fn tell(&self, look: Look) {
         tokio::task::block_in_place(|| match look {
-            Look::Count(reply) => drop(reply.send(self.count())),
             Look::Users(reply) => drop(reply.send(self.users())),
             Look::Applied(reply) => drop(reply.send(self.applied().map(|applied| Desired {
                 skeleton: Arc::clone(&applied.skeleton),
@@ -34,15 +32,6 @@ impl Driver {
             | Phase::Down { applied, .. }
             | Phase::GaveUp { applied, .. } => Some(applied),
         }
-    }
-
-    fn count(&self) -> usize {
-        let inbounds = self.applied().into_iter();
-        let inbounds = inbounds.flat_map(|applied| applied.roster.inbounds());
-        let emails: HashSet<&Email> = inbounds
-            .flat_map(|(_, inbound)| inbound.users.keys())
-            .collect();
-        emails.len()
     }
 
     fn users(&self) -> Vec<Listed> {
