@@ -52,9 +52,12 @@ impl Scrape {
     }
 
     pub async fn page(self) -> Page {
-        let there = || async { self.ask("GET", "/metrics", "*/*").await.ok() };
+        // A daemon that makes way says nothing to whom it had let in.
+        let there = || async {
+            let answer = self.ask("GET", "/metrics", "*/*").await.ok()?;
+            (answer.status == 200).then_some(answer)
+        };
         let answer = eventually("metrics are served", there).await;
-        assert_eq!(answer.status, 200, "{}", answer.head);
         Page(answer.body)
     }
 
