@@ -579,7 +579,9 @@ async fn the_methods_of_older_clients_do_what_todays_do() {
 #[tokio::test(flavor = "multi_thread")]
 async fn a_panel_looks_after_the_node_on_a_port_of_its_own() {
     let api_port = ports::free();
-    let node = NodeProcess::start_with(NODE, &[("API_PORT", &api_port.to_string())]);
+    // What its operator has chosen himself is not exchanged: 501.
+    let assets = ("XRAY_ASSETS_PATH", "/usr/local/share/xray");
+    let node = NodeProcess::start_with(NODE, &[("API_PORT", &api_port.to_string()), assets]);
     let panel = Panel::of(&node);
     let port = ports::free();
     panel
