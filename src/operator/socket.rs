@@ -3,6 +3,7 @@
 use std::io;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use tokio::net::{UnixListener, UnixStream};
 use tokio_stream::Stream;
@@ -12,11 +13,15 @@ use tonic::transport::server::Router;
 use super::{Installing, Operator};
 use crate::panel::cores::Cores;
 use crate::shutdown::Shutdown;
+use crate::xray::leftover;
+use crate::xray::process::Identity;
 
 /// Its name in `RUNTIME_DIR`.
 const NAME: &str = "control.sock";
 /// How many calls one connection may make at a time.
 const CALLS: usize = 32;
+/// Accepting fails when there are no descriptors left; asking at once again would burn a core.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 /// The largest message: a configuration with many users, or a list of them.
 pub const MAX_MESSAGE: usize = 64 << 20;
 
@@ -28,7 +33,10 @@ pub fn path(runtime_dir: &Path) -> PathBuf {
 
 /// The socket of a daemon that has its runtime folder for itself.
 #[derive(Debug)]
-pub struct ControlSocket(UnixListener);
+pub struct ControlSocket {
+    listener: UnixListener,
+    runtime_dir: PathBuf,
+}
 
 impl ControlSocket {
     /// Takes the place of the socket of an earlier daemon.
@@ -44,7 +52,10 @@ impl ControlSocket {
         let listener = UnixListener::bind(&path)?;
         // Nobody else can enter the folder; this is for the day on which somebody changes that.
         std::fs::set_permissions(&path, std::fs::Permissions::from_mode(0o600))?;
-        Ok(Self(listener))
+        Ok(Self {
+            listener,
+            runtime_dir: runtime_dir.to_owned(),
+        })
     }
 
     /// Answers until `shutdown`. Calls that are under way then end with their connections.
@@ -55,12 +66,13 @@ impl ControlSocket {
         cores: Cores,
         shutdown: Shutdown,
     ) {
+        let incoming = connections(self.listener, self.runtime_dir);
         let router: Router = Server::builder()
             .concurrency_limit_per_connection(CALLS)
             .add_service(operator.into_server(MAX_MESSAGE))
             .add_service(installing.into_server(MAX_MESSAGE))
             .add_service(cores.into_server(MAX_MESSAGE));
-        let served = router.serve_with_incoming_shutdown(connections(self.0), async move {
+        let served = router.serve_with_incoming_shutdown(incoming, async move {
             shutdown.begun().await;
         });
         if let Err(error) = served.await {
@@ -69,9 +81,38 @@ impl ControlSocket {
     }
 }
 
-fn connections(listener: UnixListener) -> impl Stream<Item = io::Result<UnixStream>> {
-    futures_util::stream::unfold(listener, |listener| async move {
-        let accepted = listener.accept().await.map(|(stream, _)| stream);
-        Some((accepted, listener))
+fn connections(
+    listener: UnixListener,
+    runtime_dir: PathBuf,
+) -> impl Stream<Item = io::Result<UnixStream>> {
+    futures_util::stream::unfold((listener, runtime_dir), |(listener, runtime_dir)| async {
+        loop {
+            match listener.accept().await {
+                Ok((stream, _)) if is_a_core(&stream, &runtime_dir) => {
+                    tracing::warn!(
+                        "a core came to the control socket and was turned away: its configuration leads there"
+                    );
+                }
+                Ok((stream, _)) => return Some((Ok(stream), (listener, runtime_dir))),
+                Err(error) => {
+                    tracing::warn!(%error, "accepting an operator failed");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
     })
+}
+
+/// Cores run as the node's user, and a panel's configuration may lead anybody's connection to a unix socket
+/// (a fallback of VLESS or Trojan). Whoever can't be told from a core is turned away, too.
+fn is_a_core(stream: &UnixStream, runtime_dir: &Path) -> bool {
+    let Ok(peer) = stream.peer_cred() else {
+        return true;
+    };
+    // Root's processes can't be looked at, and need not be.
+    if peer.uid() != nix::unistd::geteuid().as_raw() {
+        return false;
+    }
+    let process = peer.pid().and_then(Identity::of);
+    process.is_none_or(|process| leftover::is_core_of(runtime_dir, process))
 }

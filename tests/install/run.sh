@@ -112,8 +112,9 @@ says() {
 listing() {
   (
     cd "$root"
-    find . -mindepth 1 -printf '%p %y %m %U:%G %T@ %l\n' | LC_ALL=C sort
-    find . -type f -print0 | LC_ALL=C sort -z | xargs -0 -r sha256sum
+    # An installation of a core that fails leaves its lock, with its own number.
+    find . -mindepth 1 ! -path '*/raynode/cores' ! -path '*/cores/lock' -printf '%p %y %m %U:%G %T@ %l\n' | LC_ALL=C sort
+    find . -type f ! -path '*/cores/lock' -print0 | LC_ALL=C sort -z | xargs -0 -r sha256sum
   )
 }
 

@@ -1,5 +1,6 @@
 //! What the operator of a node asks it and tells it, by the command line.
 
+use std::os::unix::fs::PermissionsExt;
 use std::process::Output;
 use std::time::Duration;
 
@@ -377,6 +378,35 @@ async fn restart_cuts_nobody_and_stop_ends_all() {
         let absent = complained(&node.command(&[command]), 3);
         assert!(absent.contains("no daemon answers at"), "{absent}");
     }
+}
+
+/// A panel's configuration may lead strangers to any unix socket of the node's user; not to this one.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_core_is_no_way_to_the_control_socket() {
+    let node = NodeProcess::start(NODE);
+    let panel = Panel::of(&node);
+    let inbound = ports::free();
+    let mut config = vless_config(inbound);
+    let socket = node.folder().join("run/control.sock");
+    config["inbounds"][0]["settings"]["fallbacks"] = json!([{ "dest": socket }]);
+    panel.start(&config, &[]).await.unwrap();
+    let mut stream = TcpStream::connect(("127.0.0.1", inbound)).await.unwrap();
+    // What HTTP/2 begins with: no user of VLESS begins so, and the fallback gets it.
+    let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0";
+    stream.write_all(preface).await.unwrap();
+    let mut heard = Vec::new();
+    let end = stream.read_to_end(&mut heard);
+    drop(tokio::time::timeout(Duration::from_secs(10), end).await);
+    assert!(heard.is_empty(), "{heard:?}");
+    eventually("it is told", || async {
+        node.log()
+            .contains("a core came to the control socket")
+            .then_some(())
+    })
+    .await;
+    let mode = std::fs::metadata(&socket).unwrap().permissions().mode();
+    assert_eq!(mode & 0o777, 0o600);
+    said(&node.command(&["status"]));
 }
 
 #[test]
