@@ -757,10 +757,12 @@ migrate_settings() {
 }
 
 migrate_certificate() {
-  certificate=$(host_path "$(old_value SSL_CERT_FILE)")
-  key=$(host_path "$(old_value SSL_KEY_FILE)")
+  certificate=$(old_value SSL_CERT_FILE) key=$(old_value SSL_KEY_FILE)
+  # Where the old node looks for them when nobody says.
+  certificate=$(host_path "${certificate:-/var/lib/pg-node/certs/ssl_cert.pem}")
+  key=$(host_path "${key:-/var/lib/pg-node/certs/ssl_key.pem}")
   if [ ! -f "$certificate" ] || [ ! -f "$key" ]; then
-    warn "the certificate of $old was not found ($(old_value SSL_CERT_FILE), $(old_value SSL_KEY_FILE)): the panel has to be given the new one"
+    warn "the certificate of $old was not found ($certificate, $key): the panel has to be given the new one"
     return 0
   fi
   keep "$certificate" certs/ssl_cert.pem 0644

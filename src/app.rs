@@ -11,6 +11,7 @@ use tokio::signal::unix::Signal;
 use tokio::task::JoinSet;
 use tokio_rustls::TlsAcceptor;
 use tonic::service::Routes;
+use uuid::Uuid;
 
 use crate::installer::Installer;
 use crate::lock::Lock;
@@ -198,6 +199,7 @@ impl App {
         };
         let facts = Facts {
             started,
+            instance: Uuid::new_v4(),
             identity,
             binary,
         };
@@ -373,7 +375,7 @@ async fn take_over_settings(node: &Node) {
             node.set_stop_grace(settings.stop_grace);
             telemetry::set_level(settings.log_level);
             tracing::info!(
-                "read LOG_LEVEL, STOP_GRACE, HANDOVER, DRAIN_TIMEOUT, XRAY_EXECUTABLE_PATH, CORE_MEMORY_LIMIT and HYSTERIA_IDLE_TIMEOUT anew; other settings change with a restart"
+                "read LOG_LEVEL, STOP_GRACE, HANDOVER, DRAIN_TIMEOUT, XRAY_EXECUTABLE_PATH, XRAY_ASSETS_PATH, CORE_MEMORY_LIMIT and HYSTERIA_IDLE_TIMEOUT anew; other settings change with a restart"
             );
             // What becomes of it, and why not, is said where it is done.
             drop(node.renew(settings.core.parts(), settings.handover).await);

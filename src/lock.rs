@@ -1,7 +1,8 @@
 //! One node in a folder: two would end each other's cores.
 
 use std::fs::{File, TryLockError};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 /// Held for as long as a node works in a folder. The kernel lets it go with the process.
@@ -25,19 +26,23 @@ impl Lock {
         Ok(Some(Self(file)))
     }
 
-    /// The number of the process that has it; `None` when none has.
+    /// The number of the process that has it; `None` when none has. Makes nothing and follows no link: the
+    /// folder may be somebody else's.
     ///
     /// # Errors
-    /// When the folder can't be written.
+    /// When the file can't be read.
     pub(crate) fn holder(folder: &Path) -> io::Result<Option<i32>> {
-        let file = match open(folder) {
+        let mut options = File::options();
+        options.read(true).custom_flags(libc::O_NOFOLLOW);
+        let mut file = match options.open(folder.join("lock")) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             opened => opened?,
         };
         match file.try_lock() {
             Ok(()) => Ok(None),
             Err(TryLockError::WouldBlock) => {
-                let text = std::fs::read_to_string(folder.join("lock"))?;
+                let mut text = String::new();
+                Read::by_ref(&mut file).take(32).read_to_string(&mut text)?;
                 Ok(text.trim().parse().ok())
             }
             Err(TryLockError::Error(error)) => Err(error),

@@ -73,7 +73,7 @@ async fn check(settings: Settings, file: &Path) -> Result<ExitCode, Failure> {
         .map_err(|error| Failure::Other(format!("{}: {error}", file.display())))?;
     let logs = Arc::new(Logs::new(1));
     let parts = settings.core.parts();
-    let launcher = Launcher::new(parts, settings.runtime_dir, logs);
+    let launcher = Launcher::new(parts, settings.runtime_dir, logs).careful();
     let checked = launcher.check(&skeleton, &Nobody).await;
     checked.map_err(|error| Failure::Other(format!("{}: {error}", file.display())))?;
     let version = launcher.version().await.ok();

@@ -1,5 +1,6 @@
 //! The daemon that runs with these settings, as its operator's commands see it.
 
+use std::io;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -13,50 +14,63 @@ use crate::proto::raynode::v1::core_service_client::CoreServiceClient;
 use crate::proto::raynode::v1::install_service_client::InstallServiceClient;
 use crate::proto::raynode::v1::operator_service_client::OperatorServiceClient;
 
-/// How long a daemon may take to take a call.
-const DEADLINE: Duration = Duration::from_secs(5);
+/// How long a daemon may take to answer what it has at hand.
+const DEADLINE: Duration = Duration::from_secs(10);
+/// The same for what starts another core first.
+const LONG_DEADLINE: Duration = Duration::from_secs(180);
 
 /// The way to a daemon that is there.
 #[derive(Clone, Debug)]
 pub(super) struct Daemon {
-    channel: Channel,
+    quick: Channel,
+    patient: Channel,
 }
 
 impl Daemon {
     /// # Errors
-    /// When nobody listens there.
+    /// When nobody listens there, or somebody who may not be asked.
     pub(super) async fn find(runtime_dir: &Path) -> Result<Self, Failure> {
         let socket = socket::path(runtime_dir);
-        let absent = |reason: String| Failure::NoDaemon {
-            socket: socket.clone(),
-            reason,
-        };
         // Of its own, for the reason: the channel hides it.
-        let reached = UnixStream::connect(&socket).await;
-        drop(reached.map_err(|error| absent(error.to_string()))?);
-        let path = socket.clone();
-        let endpoint = Endpoint::from_static("http://raynode.invalid").connect_timeout(DEADLINE);
-        let connector = tower::service_fn(move |_: Uri| connect(path.clone()));
-        let connected = endpoint.connect_with_connector(connector).await;
-        let channel = connected.map_err(|error| absent(error.to_string()))?;
-        Ok(Self { channel })
+        if let Err(error) = UnixStream::connect(&socket).await {
+            return Err(match error.kind() {
+                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Failure::NoDaemon {
+                    socket,
+                    reason: error.to_string(),
+                },
+                _ => Failure::NotAllowed { socket, error },
+            });
+        }
+        let way = |deadline| {
+            let socket = socket.clone();
+            // Until the first answer: what comes piece by piece may take as long as it likes.
+            Endpoint::from_static("http://raynode.invalid")
+                .timeout(deadline)
+                .connect_with_connector_lazy(tower::service_fn(move |_: Uri| {
+                    connect(socket.clone())
+                }))
+        };
+        Ok(Self {
+            quick: way(DEADLINE),
+            patient: way(LONG_DEADLINE),
+        })
     }
 
     pub(super) fn operator(&self) -> OperatorServiceClient<Channel> {
-        OperatorServiceClient::new(self.channel.clone())
+        OperatorServiceClient::new(self.quick.clone())
             .max_decoding_message_size(MAX_MESSAGE)
             .max_encoding_message_size(MAX_MESSAGE)
     }
 
     pub(super) fn installing(&self) -> InstallServiceClient<Channel> {
-        InstallServiceClient::new(self.channel.clone())
+        InstallServiceClient::new(self.patient.clone())
     }
 
     pub(super) fn cores(&self) -> CoreServiceClient<Channel> {
-        CoreServiceClient::new(self.channel.clone())
+        CoreServiceClient::new(self.patient.clone())
     }
 }
 
-async fn connect(socket: PathBuf) -> std::io::Result<TokioIo<UnixStream>> {
+async fn connect(socket: PathBuf) -> io::Result<TokioIo<UnixStream>> {
     UnixStream::connect(socket).await.map(TokioIo::new)
 }

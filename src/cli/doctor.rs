@@ -9,7 +9,8 @@ use super::EXIT_FAILED;
 use super::daemon::Daemon;
 use super::failure::Failure;
 use super::output::{BAD, FAINT, Form, GOOD, POOR, say, styled};
-use crate::doctor::{self, Finding, Running, Verdict};
+use crate::doctor::{self, Finding, Found, Running, Verdict};
+use crate::lock::Lock;
 use crate::proto::raynode::v1::{GetStatusRequest, ListCoresRequest};
 use crate::settings::{Mistakes, Settings};
 
@@ -26,11 +27,11 @@ pub(super) async fn run(
     settings: Result<Settings, Mistakes>,
     arguments: &Arguments,
 ) -> Result<ExitCode, Failure> {
-    let running = match &settings {
+    let found = match &settings {
         Ok(settings) => ask(settings).await,
-        Err(_) => None,
+        Err(_) => Found::Nobody,
     };
-    let findings = doctor::examine(settings, running).await;
+    let findings = doctor::examine(settings, found).await;
     let shown = findings
         .iter()
         .filter(|one| !arguments.quiet || one.verdict() > Verdict::Ok);
@@ -51,19 +52,30 @@ pub(super) async fn run(
 }
 
 /// What a daemon says of itself, where one answers.
-async fn ask(settings: &Settings) -> Option<Running> {
-    let daemon = Daemon::find(&settings.runtime_dir).await.ok()?;
+async fn ask(settings: &Settings) -> Found {
+    let daemon = match Daemon::find(&settings.runtime_dir).await {
+        Ok(daemon) => daemon,
+        Err(Failure::NotAllowed { .. }) => return Found::Closed,
+        Err(_) => return Found::Nobody,
+    };
     let began = Instant::now();
     let status = daemon.operator().get_status(GetStatusRequest {}).await;
     let latency = began.elapsed();
-    let cores = daemon.cores().list_cores(ListCoresRequest {}).await;
-    let cores = cores.ok()?.into_inner();
-    Some(Running {
-        status: status.ok()?.into_inner(),
+    let cores = match &status {
+        Ok(_) => daemon.cores().list_cores(ListCoresRequest {}).await,
+        Err(hangs) => Err(hangs.clone()),
+    };
+    let (Ok(status), Ok(cores)) = (status, cores) else {
+        let holder = Lock::holder(&settings.runtime_dir).ok().flatten();
+        return holder.map_or(Found::Nobody, Found::Hanging);
+    };
+    let cores = cores.into_inner();
+    Found::Running(Box::new(Running {
+        status: status.into_inner(),
         cores: cores.cores,
         handovers: cores.handovers.unwrap_or_default(),
         latency,
-    })
+    }))
 }
 
 fn show(finding: &Finding) -> Result<(), Failure> {

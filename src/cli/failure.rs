@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use tonic::Status;
+use tonic::{Code, Status};
 
 use super::{EXIT_FAILED, EXIT_NO_DAEMON, EXIT_USAGE};
 use crate::settings::Mistakes;
@@ -24,8 +24,16 @@ pub(super) enum Failure {
         /// What was found.
         reason: String,
     },
+    /// Somebody answers, and not to us.
+    #[error("{}: {error}; do this as root or as the node's user", .socket.display())]
+    NotAllowed {
+        /// Where the daemon is.
+        socket: PathBuf,
+        /// What the system says.
+        error: std::io::Error,
+    },
     /// The daemon refused.
-    #[error("{}", .0.message())]
+    #[error("{}", refusal(.0))]
     Refused(#[from] Box<Status>),
     /// Whoever reads what is printed has gone, as `head` does.
     #[error("the standard output: {0}")]
@@ -33,6 +41,17 @@ pub(super) enum Failure {
     /// Anything else.
     #[error("{0}")]
     Other(String),
+}
+
+fn refusal(status: &Status) -> String {
+    match status.code() {
+        // The client's own word for a deadline that has passed.
+        Code::Cancelled | Code::DeadlineExceeded => {
+            "the daemon does not answer in time; its log, and `raynode doctor`, may say why"
+                .to_owned()
+        }
+        _ => status.message().to_owned(),
+    }
 }
 
 impl From<Status> for Failure {
@@ -47,10 +66,12 @@ impl Failure {
         move |error| Self::Other(format!("{what}: {error}"))
     }
 
-    /// Says it where errors are said; a reader who has gone is told nothing.
+    /// Says it where errors are said.
     #[expect(clippy::print_stderr, reason = "a command speaks to its operator")]
     pub(super) fn tell(&self) {
-        if !matches!(self, Self::Unheard(_)) {
+        // Whoever reads no further, as `head` does, need not be told.
+        let is_gone = |error: &std::io::Error| error.kind() == std::io::ErrorKind::BrokenPipe;
+        if !matches!(self, Self::Unheard(error) if is_gone(error)) {
             eprintln!("raynode: {self}");
         }
     }
@@ -59,7 +80,9 @@ impl Failure {
         ExitCode::from(match self {
             Self::Settings(_) => EXIT_USAGE,
             Self::NoDaemon { .. } => EXIT_NO_DAEMON,
-            Self::Unheard(_) | Self::Refused(_) | Self::Other(_) => EXIT_FAILED,
+            Self::NotAllowed { .. } | Self::Unheard(_) | Self::Refused(_) | Self::Other(_) => {
+                EXIT_FAILED
+            }
         })
     }
 }

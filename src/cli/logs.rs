@@ -22,8 +22,8 @@ pub(super) struct Arguments {
     /// Of connections through this inbound.
     #[arg(long)]
     inbound: Option<String>,
-    /// Of this level or a worse one: debug, info, warning or error.
-    #[arg(long)]
+    /// Of this level or a worse one.
+    #[arg(long, value_parser = ["debug", "info", "warning", "error"])]
     level: Option<String>,
     /// With this text in them.
     #[arg(long)]

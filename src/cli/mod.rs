@@ -37,7 +37,7 @@ const EXIT_NO_DAEMON: u8 = 3;
 /// The node daemon beside Xray: a panel says who may connect.
 ///
 /// Settings come from the environment and from a file: the one that `RAYNODE_SETTINGS` names, or .env in the
-/// working directory; commands for a running daemon read /etc/raynode/raynode.env where there is neither.
+/// working directory; all commands but `run` and `init` read /etc/raynode/raynode.env where that is there.
 /// `raynode config show` tells what is in force.
 #[derive(Debug, Parser)]
 #[command(
@@ -121,9 +121,9 @@ pub fn main() -> ExitCode {
         }
         Command::Reload => ask(async |settings| reload::run(&settings).await),
         Command::Completions { shell } => {
-            let mut command = Arguments::command();
-            clap_complete::generate(shell, &mut command, "raynode", &mut std::io::stdout());
-            ExitCode::SUCCESS
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Arguments::command(), "raynode", &mut script);
+            told(output::say(String::from_utf8_lossy(&script).trim_end()))
         }
         Command::AfterStop => after_stop::run(),
     }
@@ -149,4 +149,14 @@ fn answer(
         failure.tell();
         failure.exit_code()
     })
+}
+
+fn told(said: Result<(), Failure>) -> ExitCode {
+    said.map_or_else(
+        |failure| {
+            failure.tell();
+            failure.exit_code()
+        },
+        |()| ExitCode::SUCCESS,
+    )
 }

@@ -92,7 +92,7 @@ fn warn_of_the_address(pairing: &GetPairingResponse) -> Result<(), Failure> {
         return Ok(());
     }
     say(format!(
-        "\nThe certificate does not name {}: put it into CERT_SAN and run `raynode cert renew`.",
+        "\nThe certificate does not name {0}: run `raynode cert renew --name {0}`, and give the panel the new one.",
         pairing.address
     ))
 }

@@ -25,12 +25,11 @@ pub(super) struct Arguments {
 }
 
 pub(super) async fn run(settings: &Settings, arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let daemon = Daemon::find(&settings.runtime_dir).await?;
-    let status = daemon.operator().get_status(GetStatusRequest {}).await?;
-    let status = status.into_inner();
     if arguments.quiet {
-        return Ok(ExitCode::SUCCESS);
+        let asked = ask(settings).await;
+        return Ok(asked.map_or_else(|failure| failure.exit_code(), |_| ExitCode::SUCCESS));
     }
+    let (daemon, status) = ask(settings).await?;
     let cores = daemon.cores().list_cores(ListCoresRequest {}).await?;
     let cores = cores.into_inner();
     if arguments.form.json {
@@ -45,6 +44,12 @@ pub(super) async fn run(settings: &Settings, arguments: &Arguments) -> Result<Ex
     }
     show(&status, &cores)?;
     Ok(ExitCode::SUCCESS)
+}
+
+async fn ask(settings: &Settings) -> Result<(Daemon, GetStatusResponse), Failure> {
+    let daemon = Daemon::find(&settings.runtime_dir).await?;
+    let status = daemon.operator().get_status(GetStatusRequest {}).await?;
+    Ok((daemon, status.into_inner()))
 }
 
 fn show(status: &GetStatusResponse, cores: &ListCoresResponse) -> Result<(), Failure> {
@@ -164,12 +169,16 @@ fn users(status: &GetStatusResponse) -> String {
 }
 
 fn pending(status: &GetStatusResponse) -> String {
-    match status.pending_entries {
-        0 => "the panel has all of it".to_owned(),
-        entries => format!(
-            "{} of {} users, inbounds and outbounds wait for the panel",
-            bytes(status.pending_bytes),
-            number(entries)
+    let on_their_way = match status.deliveries {
+        0 => String::new(),
+        count => format!(", {} reports are on their way", number(count)),
+    };
+    match status.pending_bytes {
+        0 => format!("the panel has all of it{on_their_way}"),
+        waiting => format!(
+            "{} of users wait for the panel, the oldest for {}{on_their_way}",
+            bytes(waiting),
+            seconds(status.oldest_pending_seconds)
         ),
     }
 }

@@ -54,11 +54,11 @@ pub(super) async fn restart(
     let told = daemon.operator().restart(RestartRequest {}).await?;
     let version = told.into_inner().version;
     let shown = waiting("making way for the binary on disk");
-    let came = back(&settings.runtime_dir, before.into_inner().started).await;
+    let came = back(&settings.runtime_dir, &before.into_inner().instance).await;
     shown.finish_and_clear();
     if !came {
         return Err(Failure::Other(format!(
-            "raynode {version} does not answer within {} s; the core serves on, and the node's log says more",
+            "raynode {version} did not take over within {} s; the core serves on, and the node's log says why",
             RETURN.as_secs()
         )));
     }
@@ -77,18 +77,16 @@ async fn renew(daemon: &Daemon) -> Result<ExitCode, Failure> {
     Ok(ExitCode::SUCCESS)
 }
 
-/// Whether another daemon than the one of then answers before long.
-async fn back(runtime_dir: &Path, started: i64) -> bool {
+/// Whether another daemon than that one answers before long.
+async fn back(runtime_dir: &Path, before: &str) -> bool {
     let deadline = Instant::now() + RETURN;
-    // A daemon that makes way within the second in which it was started looks like itself.
-    let earliest = Instant::now() + Duration::from_millis(1200);
     while Instant::now() < deadline {
         tokio::time::sleep(LOOK).await;
         let Ok(daemon) = Daemon::find(runtime_dir).await else {
             continue;
         };
         if let Ok(status) = daemon.operator().get_status(GetStatusRequest {}).await
-            && (status.into_inner().started != started || Instant::now() > earliest)
+            && status.into_inner().instance != before
         {
             return true;
         }

@@ -4,8 +4,9 @@ use std::time::Duration;
 
 use super::Finding;
 use super::symptoms::{
-    CHANGE_WAS_REFUSED, CORE_GAVE_UP, CORE_IS_DOWN, CORE_WAS_RESTARTED, DAEMON_IS_DOWN,
-    DAEMON_IS_SLOW, HANDOVER_WAS_PLAIN, USAGE_IS_NOT_COLLECTED,
+    CHANGE_WAS_REFUSED, CORE_GAVE_UP, CORE_IS_DOWN, CORE_WAS_RESTARTED, DAEMON_HANGS,
+    DAEMON_IS_DOWN, DAEMON_IS_SLOW, DAEMON_MAY_NOT_BE_ASKED, HANDOVER_WAS_PLAIN,
+    USAGE_IS_NOT_COLLECTED,
 };
 use crate::proto::raynode::v1::{Core, GetStatusResponse, Handovers, Phase};
 use crate::settings::Settings;
@@ -14,6 +15,30 @@ use crate::settings::Settings;
 const SLOW: Duration = Duration::from_millis(500);
 /// A panel that collects usage does so every few seconds or minutes.
 const UNCOLLECTED: u64 = 6 * 3600;
+
+/// Whoever was found where the daemon should be.
+#[derive(Clone, Debug)]
+pub enum Found {
+    /// It answers.
+    Running(Box<Running>),
+    /// It is there, and does not answer; the number of its process.
+    Hanging(i32),
+    /// We may not ask it.
+    Closed,
+    /// Nobody.
+    Nobody,
+}
+
+impl Found {
+    /// What it says of itself, where it answers.
+    #[must_use]
+    pub fn running(&self) -> Option<&Running> {
+        match self {
+            Self::Running(running) => Some(running),
+            Self::Hanging(_) | Self::Closed | Self::Nobody => None,
+        }
+    }
+}
 
 /// A daemon that answers.
 #[derive(Clone, Debug)]
@@ -28,11 +53,22 @@ pub struct Running {
     pub latency: Duration,
 }
 
-pub(super) fn look(settings: &Settings, running: Option<&Running>) -> Vec<Finding> {
-    let Some(running) = running else {
-        let folder = settings.runtime_dir.display();
-        let found = format!("none answers in {folder}");
-        return vec![Finding::ill(&DAEMON_IS_DOWN, found, "")];
+pub(super) fn look(settings: &Settings, found: &Found) -> Vec<Finding> {
+    let folder = settings.runtime_dir.display();
+    let running = match found {
+        Found::Running(running) => running,
+        Found::Hanging(pid) => {
+            let found = format!("the one in {folder}, pid {pid}, does not answer");
+            return vec![Finding::ill(&DAEMON_HANGS, found, "")];
+        }
+        Found::Closed => {
+            let found = format!("the one in {folder} may not be asked");
+            return vec![Finding::ill(&DAEMON_MAY_NOT_BE_ASKED, found, "")];
+        }
+        Found::Nobody => {
+            let found = format!("none answers in {folder}");
+            return vec![Finding::ill(&DAEMON_IS_DOWN, found, "")];
+        }
     };
     let mut findings = vec![answers(running)];
     findings.extend(phase(&running.status));

@@ -14,7 +14,7 @@ pub mod symptoms;
 use self::symptoms::Symptom;
 use crate::settings::{Mistakes, Settings};
 
-pub use self::daemon::Running;
+pub use self::daemon::{Found, Running};
 
 /// How bad something is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -80,11 +80,9 @@ impl Finding {
 }
 
 /// Looks at everything. Where the settings are wrong, at what needs none.
-pub async fn examine(
-    settings: Result<Settings, Mistakes>,
-    running: Option<Running>,
-) -> Vec<Finding> {
+pub async fn examine(settings: Result<Settings, Mistakes>, found: Found) -> Vec<Finding> {
     let mut findings = Vec::new();
+    let running = found.running();
     match settings {
         Err(mistakes) => findings.extend(
             mistakes
@@ -94,13 +92,13 @@ pub async fn examine(
         ),
         Ok(settings) => {
             findings.push(Finding::well("settings", "every one of them makes sense"));
-            findings.extend(daemon::look(&settings, running.as_ref()));
-            findings.extend(folders::look(&settings, running.as_ref()));
-            findings.extend(identity::look(&settings, running.as_ref()));
-            findings.extend(network::look(&settings, running.as_ref()).await);
-            findings.extend(core::look(&settings, running.as_ref()).await);
+            findings.extend(daemon::look(&settings, &found));
+            findings.extend(folders::look(&settings, running));
+            findings.extend(identity::look(&settings, running));
+            findings.extend(network::look(&settings, &found).await);
+            findings.extend(core::look(&settings, running).await);
         }
     }
-    findings.extend(machine::look(running.as_ref()).await);
+    findings.extend(machine::look(running).await);
     findings
 }

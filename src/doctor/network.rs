@@ -12,7 +12,7 @@ use tokio::net::TcpStream;
 use tokio::process::Command;
 
 use super::Finding;
-use super::daemon::Running;
+use super::daemon::Found;
 use super::symptoms::{
     FIREWALL_IS_CLOSED, PORT_DOES_NOT_ANSWER, PORT_IS_TAKEN, PORT_NEEDS_A_CAPABILITY,
 };
@@ -21,17 +21,17 @@ use crate::settings::Settings;
 /// How long a port of our own may take to answer.
 const DEADLINE: Duration = Duration::from_secs(3);
 
-pub(super) async fn look(settings: &Settings, running: Option<&Running>) -> Vec<Finding> {
+pub(super) async fn look(settings: &Settings, found: &Found) -> Vec<Finding> {
     let mut findings = Vec::new();
-    for address in std::iter::once(settings.listen).chain(settings.maintenance) {
-        findings.push(match running {
-            Some(_) => answers(address).await,
-            None => is_free(address),
-        });
-    }
     let firewall = firewall().await;
-    let port = settings.listen.port();
-    findings.extend(firewall.and_then(|rules| names(&rules, port)));
+    for address in std::iter::once(settings.listen).chain(settings.maintenance) {
+        findings.push(match found {
+            Found::Nobody => is_free(address),
+            Found::Running(_) | Found::Hanging(_) | Found::Closed => answers(address).await,
+        });
+        let rules = firewall.as_deref();
+        findings.extend(rules.and_then(|rules| names(rules, address.port())));
+    }
     findings
 }
 

@@ -40,12 +40,18 @@ symptoms! {
     DAEMON_IS_DOWN: Fail "daemon",
         "Nobody answers the panel. A core that serves goes on serving, and nobody looks after it.",
         "systemctl start raynode (its log: journalctl -u raynode)";
+    DAEMON_HANGS: Fail "daemon",
+        "A daemon is there and does not answer: nobody answers the panel either. The core serves on.",
+        "systemctl restart raynode; without systemd: kill -9 its process, and start it again";
+    DAEMON_MAY_NOT_BE_ASKED: Fail "daemon",
+        "Only root and the node's own user may ask it, so much of what follows is guessed.",
+        "sudo raynode doctor";
     DAEMON_IS_SLOW: Warn "daemon",
         "Panels wait for their answers: the machine is overloaded, or its disk is slow.",
         "raynode status; top; iostat -x 1";
     CORE_GAVE_UP: Fail "daemon",
         "The core died so often that it is not started again by itself: nobody can connect.",
-        "raynode logs --tail 50 has its last words; then mend the configuration in the panel and press restart there";
+        "raynode logs --tail 50 has its last words; where another Xray was installed lately: raynode core rollback; else mend the configuration in the panel, and start the node there";
     CORE_IS_DOWN: Fail "daemon",
         "The core died and is started again after a pause that grows with every death.",
         "raynode logs --tail 50";

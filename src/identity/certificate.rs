@@ -44,6 +44,15 @@ impl std::fmt::Debug for Certificate {
 }
 
 impl Certificate {
+    fn certified(&self) -> Result<CertifiedKey, rustls::Error> {
+        let (chain, key) = (self.chain.clone(), self.key.clone_key());
+        CertifiedKey::from_der(chain, key, &ring::default_provider())
+    }
+
+    fn belongs_together(&self) -> bool {
+        self.certified().is_ok()
+    }
+
     /// SHA-256 over the certificate, as browsers and openssl show it.
     #[must_use]
     pub fn fingerprint(&self) -> String {
@@ -86,7 +95,15 @@ pub fn certificate(
             });
         }
     }
-    load_certificate(certificate, key)
+    let pair = load_certificate(certificate, key)?;
+    if !pair.belongs_together()
+        && let Ok(before) = load_certificate(&beside(certificate), &beside(key))
+        && before.belongs_together()
+    {
+        tracing::error!(certificate = %certificate.display(), "certificate and key do not belong together, so the pair of before is used; give the node another one");
+        return Ok(before);
+    }
+    Ok(pair)
 }
 
 /// The pair at these places, which has to be there.
@@ -150,12 +167,9 @@ pub fn import_certificate(
     if trial.chain.is_empty() {
         return Err(Error::NoPair("there is no certificate in it".to_owned()));
     }
-    CertifiedKey::from_der(
-        trial.chain.clone(),
-        trial.key.clone_key(),
-        &ring::default_provider(),
-    )
-    .map_err(|error| Error::NoPair(error.to_string()))?;
+    trial
+        .certified()
+        .map_err(|error| Error::NoPair(error.to_string()))?;
     keep_beside(certificate)?;
     keep_beside(key)?;
     write(key, key_pem, disk::write_private)?;
@@ -165,15 +179,20 @@ pub fn import_certificate(
 
 /// The last one is kept.
 fn keep_beside(path: &Path) -> Result<(), Error> {
-    let mut beside = path.as_os_str().to_owned();
-    beside.push(".old");
+    let beside = beside(path);
     match std::fs::copy(path, &beside) {
         Err(source) if source.kind() != io::ErrorKind::NotFound => Err(Error::Io {
-            path: beside.into(),
+            path: beside,
             source,
         }),
         _ => Ok(()),
     }
+}
+
+fn beside(path: &Path) -> PathBuf {
+    let mut beside = path.as_os_str().to_owned();
+    beside.push(".old");
+    beside.into()
 }
 
 fn write(path: &Path, text: &str, write: fn(&Path, &[u8]) -> io::Result<()>) -> Result<(), Error> {
@@ -262,6 +281,20 @@ mod tests {
             "panels refuse a longer one: {}",
             pem.len()
         );
+    }
+
+    #[test]
+    fn a_pair_that_was_cut_off_while_it_was_written_gives_way_to_the_one_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let (cert, key) = (
+            folder.path().join("cert.pem"),
+            folder.path().join("key.pem"),
+        );
+        let first = certificate(&cert, &key, &[]).unwrap();
+        renew_certificate(&cert, &key, &[]).unwrap();
+        std::fs::write(&key, KeyPair::generate().unwrap().serialize_pem()).unwrap();
+        let used = certificate(&cert, &key, &[]).unwrap();
+        assert_eq!(used.fingerprint(), first.fingerprint());
     }
 
     #[test]

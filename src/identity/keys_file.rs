@@ -15,15 +15,31 @@ use crate::disk;
 /// When the file can't be read, or a line is something else; no part of a line is shown, because it
 /// may be a key.
 pub fn keys_file(path: &Path) -> Result<Vec<(String, Uuid)>, Error> {
-    let fail = |source: io::Error| Error::Io {
-        path: path.to_owned(),
-        source,
-    };
+    if !path.exists() {
+        let source = io::ErrorKind::NotFound.into();
+        let path = path.to_owned();
+        return Err(Error::Io { path, source });
+    }
+    let keys = any_keys(path)?;
+    if keys.is_empty() {
+        return Err(Error::Unusable {
+            path: path.to_owned(),
+            reason: "holds no key".to_owned(),
+        });
+    }
+    Ok(keys)
+}
+
+/// The same for a file that may be missing, or hold none.
+///
+/// # Errors
+/// As for one that has to hold some.
+pub fn any_keys(path: &Path) -> Result<Vec<(String, Uuid)>, Error> {
     let unusable = |reason: String| Error::Unusable {
         path: path.to_owned(),
         reason,
     };
-    let text = std::fs::read_to_string(path).map_err(fail)?;
+    let text = read(path)?;
     let mut keys: Vec<(String, Uuid)> = Vec::new();
     for (line, number) in text.lines().zip(1..) {
         let line = line.split('#').next().unwrap_or_default().trim();
@@ -44,9 +60,6 @@ pub fn keys_file(path: &Path) -> Result<Vec<(String, Uuid)>, Error> {
             )));
         }
         keys.push((name.to_owned(), key));
-    }
-    if keys.is_empty() {
-        return Err(unusable("holds no key".to_owned()));
     }
     Ok(keys)
 }
@@ -84,17 +97,24 @@ fn edit(path: &Path, change: impl FnOnce(&str) -> String) -> Result<(), Error> {
         path: path.to_owned(),
         source,
     };
-    let text = match std::fs::read_to_string(path) {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => String::new(),
-        text => text.map_err(fail)?,
-    };
-    let text = change(&text);
+    let text = change(&read(path)?);
     let done = if text.trim().is_empty() {
         std::fs::remove_file(path)
     } else {
         disk::write_private(path, text.as_bytes())
     };
     done.map_err(fail)
+}
+
+/// What is there; nothing where there is no file.
+fn read(path: &Path) -> Result<String, Error> {
+    match std::fs::read_to_string(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(String::new()),
+        text => text.map_err(|source| Error::Io {
+            path: path.to_owned(),
+            source,
+        }),
+    }
 }
 
 #[cfg(test)]

@@ -9,7 +9,7 @@ pub use self::api_key::{api_key, replace_api_key};
 pub use self::certificate::{
     Certificate, certificate, fingerprint, import_certificate, load_certificate, renew_certificate,
 };
-pub use self::keys_file::{add_key, keys_file, revoke_key};
+pub use self::keys_file::{add_key, any_keys, keys_file, revoke_key};
 pub use self::shown::Shown;
 
 use std::io;

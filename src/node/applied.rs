@@ -11,6 +11,7 @@ use crate::telemetry::metrics::Launch;
 use crate::xray::account::Account;
 use crate::xray::config::Skeleton;
 use crate::xray::core::{self, Core, Launcher};
+use crate::xray::parts::Parts;
 
 /// A configuration and the users that a core has, or is to have again.
 pub(super) struct Applied {
@@ -23,6 +24,12 @@ pub(super) struct Applied {
     pub(super) unanswered: HashMap<(Arc<str>, Email), Option<Account>>,
     /// A change of rules had no answer: nobody knows which the core has.
     pub(super) doubtful: bool,
+}
+
+/// What has served, and what its core was made of; `None` where an older daemon made it.
+pub(super) struct Former {
+    pub(super) applied: Applied,
+    pub(super) parts: Option<Parts>,
 }
 
 impl From<Desired> for Applied {

@@ -67,13 +67,16 @@ pub(super) enum Change {
 }
 
 impl Change {
+    /// The name of a renewal, of which nothing may come.
+    pub(super) const RENEWAL: &str = "renew the core";
+
     /// What is asked for.
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Start { .. } => "start",
             Self::Stop => "stop",
             Self::RestartCore => "restart the core",
-            Self::Renew { .. } => "renew the core",
+            Self::Renew { .. } => Self::RENEWAL,
             Self::UpdateUsers { .. } => "update users",
             Self::ReplaceUsers { .. } => "replace users",
             Self::AddRule { .. } => "add a routing rule",

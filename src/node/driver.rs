@@ -41,7 +41,7 @@ use tokio_util::sync::CancellationToken;
 use self::beside::{Beside, EVENTS};
 use self::memory::MemoryGuard;
 use super::Error;
-use super::applied::Applied;
+use super::applied::{Applied, Former};
 use super::apply::change_users;
 use super::boot;
 use super::change::{Change, Outcome};
@@ -91,7 +91,7 @@ pub(super) struct Driver {
     linger_until: Option<Instant>,
     phase: Phase,
     /// Keeps what served before what serves now, until that has proved itself.
-    endurance: Endurance<Applied>,
+    endurance: Endurance<Former>,
     last_good: LastGood,
     harvester: Arc<Harvester>,
     setbacks: Setbacks<Skeleton>,
@@ -214,7 +214,13 @@ impl Driver {
                         };
                         tracing::debug!(generation, what, made = outcome.is_ok(), "a change");
                         let refused = outcome.as_ref().err().map(ToString::to_string);
-                        self.history.end(what, std::mem::take(&mut self.how), refused);
+                        let how = std::mem::take(&mut self.how);
+                        if what == Change::RENEWAL && how.is_empty() && refused.is_none() {
+                            // Somebody looked whether there was anything to do.
+                            self.history.pass();
+                        } else {
+                            self.history.end(what, how, refused);
+                        }
                         if let (Ok(_), Some(session)) = (&outcome, &self.session) {
                             // However long it took: a panel that waits for us is there.
                             session.touch(Instant::now());
@@ -394,6 +400,14 @@ impl Driver {
                 self.end(core).await;
                 Some(applied)
             }
+        }
+    }
+
+    /// What is down is tried at once, as if it had never failed.
+    async fn try_again_now(&mut self) {
+        if let Some(applied) = self.take_applied().await {
+            self.endurance = Endurance::default();
+            self.come_back_now(applied);
         }
     }
 

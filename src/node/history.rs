@@ -45,6 +45,11 @@ impl History {
         self.count.fetch_add(1, Ordering::Relaxed) + 1
     }
 
+    /// It has ended, and nothing came of it.
+    pub(super) fn pass(&self) {
+        self.under_way.store(None);
+    }
+
     /// It has ended.
     pub(super) fn end(&self, what: &'static str, how: String, refused: Option<String>) {
         self.under_way.store(None);

@@ -11,13 +11,15 @@ use crate::usage::OnlineUser;
 use crate::usage::book::Of;
 use crate::usage::counter::Kind;
 use crate::usage::harvest::TELLS_USERS_STATS;
-use crate::usage::ledger::Total;
+use crate::usage::ledger::{self, Total};
 use crate::xray::config::Skeleton;
 use crate::xray::logs::Viewer;
 use crate::xray::parts::Parts;
 
 /// How long the driver may be busy before somebody who wants to be told gives up.
 const PATIENCE: Duration = Duration::from_secs(5);
+/// The same for who has waited for a download.
+const LONG_PATIENCE: Duration = Duration::from_secs(120);
 /// How long the core may take to tell who is online, for who can do without.
 const SHORT_PATIENCE: Duration = Duration::from_millis(300);
 
@@ -91,7 +93,7 @@ impl Node {
     /// # Errors
     /// With the core's own words, or when a change takes too long.
     pub async fn would_run(&self, parts: Parts) -> Result<(), Error> {
-        let Some(applied) = self.look(PATIENCE, Look::Applied).await? else {
+        let Some(applied) = self.look(LONG_PATIENCE, Look::Applied).await? else {
             return Ok(());
         };
         let checked = self
@@ -99,6 +101,12 @@ impl Node {
             .check_parts(&parts, &applied.skeleton, &applied.roster);
         checked.await?;
         Ok(())
+    }
+
+    /// What is pending and what was reported. Waits for nothing.
+    #[must_use]
+    pub fn usage_figures(&self) -> Arc<ledger::Figures> {
+        self.harvester.ledger().figures()
     }
 
     /// What everybody used, until now.

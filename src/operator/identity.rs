@@ -11,7 +11,7 @@ use crate::identity::{self, Shown};
 use crate::panel::key_ring::{self, KeyRing};
 use crate::panel::reload::{Current, Pair};
 use crate::proto::raynode::v1::{Certificate, GetPairingResponse};
-use crate::settings::Protocols;
+use crate::settings::{Protocols, subject_names};
 
 /// Who the node is to panels.
 #[derive(Clone, Debug)]
@@ -94,7 +94,22 @@ impl Identity {
             );
             return Err(Status::failed_precondition(text));
         }
-        let names: Vec<String> = self.names.iter().chain(names).cloned().collect();
+        let more = subject_names(&names.join(",")).ok_or_else(|| {
+            Status::invalid_argument(
+                "--name wants a host name or an address, such as node.example or 192.0.2.1",
+            )
+        })?;
+        // Whoever connects to a name that was in it goes on doing so.
+        let before = certificate.names.iter();
+        let mut names: Vec<String> = self
+            .names
+            .iter()
+            .chain(&more)
+            .chain(before)
+            .cloned()
+            .collect();
+        names.sort();
+        names.dedup();
         let Pair { certificate, key } = &self.pair;
         identity::renew_certificate(certificate, key, &names).map_err(|error| of(&error))?;
         self.pair.reload(&self.certificate);

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 use std::pin::Pin;
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
@@ -28,6 +28,8 @@ use crate::xray::install::{self, Progress, Proof, Reporter, Source, Wanted};
 /// The largest archive that a caller may send.
 const MAX_UPLOAD: u64 = 256 << 20;
 const UNPROVEN: &str = "nobody says that the archive is the right one: give its SHA-256, put the .dgst file of the release beside it, or say that it is to be trusted";
+/// How long the next piece of it may take.
+const PIECE_DEADLINE: Duration = Duration::from_secs(60);
 /// How many words of progress wait for who reads them.
 const WORDS: usize = 8;
 
@@ -124,7 +126,7 @@ impl Installing {
         let installer = &self.installer;
         if !order.upload {
             let source = installer.releases(sha256);
-            let done = installer.install_core(&source, &wanted, &report).await;
+            let done = installer.install_core(source, wanted, report).await;
             return done.map_err(|error| status(&error));
         }
         let proof = match sha256 {
@@ -139,7 +141,7 @@ impl Installing {
         };
         let done = match receive(&path, parts).await {
             Ok(()) => installer
-                .install_core(&source, &wanted, &report)
+                .install_core(source, wanted, report)
                 .await
                 .map_err(|error| status(&error)),
             Err(refused) => Err(refused),
@@ -158,7 +160,12 @@ async fn receive(path: &Path, mut parts: Streaming<InstallCoreRequest>) -> Resul
         |error: std::io::Error| Status::resource_exhausted(format!("{}: {error}", path.display()));
     let mut file = tokio::fs::File::create(path).await.map_err(full)?;
     let mut length = 0;
-    while let Some(message) = parts.message().await? {
+    loop {
+        let next = tokio::time::timeout(PIECE_DEADLINE, parts.message()).await;
+        let next = next.map_err(|_| Status::deadline_exceeded("the archive does not come"))?;
+        let Some(message) = next? else {
+            break;
+        };
         let Some(Part::Archive(piece)) = message.part else {
             return Err(Status::invalid_argument("there is more than one order"));
         };
@@ -205,8 +212,7 @@ impl InstallService for Installing {
         &self,
         request: Request<UseCoreRequest>,
     ) -> Result<Response<Installed>, Status> {
-        let name = request.into_inner().name;
-        let used = self.installer.use_core(&name).await;
+        let used = self.installer.use_core(request.into_inner().name).await;
         let used = used.map_err(|error| status(&error))?;
         Ok(Response::new(self.installed(used)))
     }
@@ -231,7 +237,7 @@ impl InstallService for Installing {
         let (report, steps) = Reporter::new();
         let installer = self.installer.clone();
         let work = async move {
-            let used = installer.install_geo_files(region, &report).await;
+            let used = installer.install_geo_files(region, report).await;
             used.map_err(|error| status(&error))
         };
         Ok(Response::new(self.tell(steps, work.boxed())))
@@ -283,7 +289,10 @@ impl From<install::Installed> for InstalledCore {
 fn status(error: &Error) -> Status {
     let code = match error {
         Error::Named { .. } | Error::Settings(_) => Code::FailedPrecondition,
-        Error::Tried(_) | Error::NotTakenOver(_) => Code::InvalidArgument,
+        Error::Tried(_) | Error::NotTakenOver(_) | Error::NotTakenBack { .. } => {
+            Code::InvalidArgument
+        }
+        Error::Untried(_) | Error::Ending => Code::Unavailable,
         Error::Install(error) => match error {
             install::Error::Busy { .. } => Code::Aborted,
             install::Error::Unknown { .. } | install::Error::NoPrevious => Code::NotFound,

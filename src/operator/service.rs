@@ -8,6 +8,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio_stream::Stream;
 use tonic::{Request, Response, Status};
+use uuid::Uuid;
 
 use super::identity::{self, Identity};
 use super::{config, logs, status as overview, users};
@@ -30,6 +31,8 @@ use crate::shutdown::Shutdown;
 pub struct Facts {
     /// When it was started.
     pub started: SystemTime,
+    /// Its own number.
+    pub instance: Uuid,
     /// Who it is to panels.
     pub identity: Identity,
     /// The binary that takes over when it is asked to make way.

@@ -7,11 +7,11 @@ use crate::node::{Absent, LastChange, Node, Session, UnderWay};
 use crate::proto::raynode::v1::{
     ChangeUnderWay, GetStatusResponse, LastChange as NamedChange, PanelSession, Phase,
 };
+use crate::usage::counter::Kind;
 
 pub(super) async fn of(node: &Node, facts: &Facts) -> GetStatusResponse {
     let overview = node.overview().await;
-    let totals = node.totals().await.unwrap_or_default();
-    let pending = totals.iter().map(|total| total.pending.total());
+    let usage = node.usage_figures();
     let now = Instant::now();
     let until = |then: Instant| then.saturating_duration_since(now).as_secs();
     let (phase, reason, next_seconds) = match &overview.standing.core {
@@ -33,9 +33,12 @@ pub(super) async fn of(node: &Node, facts: &Facts) -> GetStatusResponse {
         session: overview.session.map(|session| panel(&session, now)),
         users: overview.users as u64,
         online: overview.online.map(|count| count as u64),
-        oldest_pending_seconds: totals.iter().map(|total| total.waits).max().unwrap_or(0),
-        pending_bytes: pending.clone().fold(0, u64::saturating_add),
-        pending_entries: pending.filter(|bytes| *bytes > 0).count() as u64,
+        oldest_pending_seconds: usage
+            .pending_for(Kind::User)
+            .map_or(0, |span| span.as_secs()),
+        instance: facts.instance.to_string(),
+        pending_bytes: usage.pending.of(Kind::User).total(),
+        deliveries: usage.deliveries as u64,
         under_way: overview.under_way.map(|change| under_way(&change)),
         last_change: overview.last_change.map(|change| last_change(&change)),
         changes: overview.changes,

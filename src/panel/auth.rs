@@ -134,6 +134,13 @@ impl Keys {
         self.keys.store(Arc::new(keys));
     }
 
+    /// The key of this name opens no more.
+    pub(super) fn forget(&self, name: &str) {
+        let keys = self.keys.load();
+        let others = keys.iter().filter(|key| key.name != name).cloned();
+        self.keys.store(Arc::new(others.collect()));
+    }
+
     /// Lets a caller in who shows a key (`x-api-key`, or `authorization: Bearer`) or the id of the
     /// session that is in force (`authorization: Bearer`). Any one that is right is enough.
     pub(super) fn admit(

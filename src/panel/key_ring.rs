@@ -1,7 +1,7 @@
 //! Where the keys come from that open the node: its own, and those of a file beside it.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use uuid::Uuid;
 
@@ -22,6 +22,8 @@ pub struct KeyRing {
     /// More of them: the operator's file, which has to be there, or the node's own, which may be.
     file: KeysFile,
     keys: Arc<Keys>,
+    /// Whoever changes a file does it alone.
+    turn: Mutex<()>,
 }
 
 enum KeysFile {
@@ -87,6 +89,7 @@ impl KeyRing {
             state_dir: state_dir.to_owned(),
             file,
             keys: Arc::new(Keys::new(Vec::new())),
+            turn: Mutex::default(),
         };
         ring.keys.replace(ring.read()?);
         Ok(ring)
@@ -122,8 +125,7 @@ impl KeyRing {
         }];
         let more = match &self.file {
             KeysFile::Named(path) => identity::keys_file(path)?,
-            KeysFile::Own(path) if path.exists() => identity::keys_file(path)?,
-            KeysFile::Own(_) => Vec::new(),
+            KeysFile::Own(path) => identity::any_keys(path)?,
         };
         let more = more.into_iter();
         keys.extend(more.map(|(name, key)| NamedKey { name, key }));
@@ -132,13 +134,21 @@ impl KeyRing {
 
     /// Reads the keys anew; where that fails the old ones stay.
     pub fn reload(&self) {
-        match self.read() {
-            Ok(fresh) => {
-                tracing::info!(count = fresh.len(), "these keys open the node now");
-                self.keys.replace(fresh);
-            }
-            Err(error) => tracing::error!(%error, "the keys were not reloaded, the old ones stay"),
+        let _turn = self.turn();
+        if let Err(error) = self.take_over() {
+            tracing::error!(%error, "the keys were not reloaded, the old ones stay");
         }
+    }
+
+    fn take_over(&self) -> Result<(), identity::Error> {
+        let fresh = self.read()?;
+        tracing::info!(count = fresh.len(), "these keys open the node now");
+        self.keys.replace(fresh);
+        Ok(())
+    }
+
+    fn turn(&self) -> MutexGuard<'_, ()> {
+        self.turn.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Their names.
@@ -156,13 +166,15 @@ impl KeyRing {
         if name.is_empty() || name.len() > LONGEST || !name.chars().all(fits) {
             return Err(Error::Name(name.to_owned()));
         }
-        if name == OWN || self.names().iter().any(|known| known == name) {
+        let _turn = self.turn();
+        // What is in the file counts: one that can't be read would not open with this key either.
+        if self.read()?.iter().any(|known| known.name == name) {
             return Err(Error::Exists(name.to_owned()));
         }
         let key = Uuid::new_v4();
         identity::add_key(self.path(), name, key)?;
         tracing::info!(name, "a key was added");
-        self.reload();
+        self.take_over()?;
         Ok(key)
     }
 
@@ -171,6 +183,7 @@ impl KeyRing {
     /// # Errors
     /// When there is none of this name, it is not the node's to change, or the file can't be written.
     pub fn revoke(&self, name: &str) -> Result<Option<Uuid>, Error> {
+        let _turn = self.turn();
         let fresh = if name == OWN {
             if self.set.is_some() {
                 return Err(Error::SetByOperator);
@@ -186,11 +199,13 @@ impl KeyRing {
             {
                 return Err(Error::Last(name.to_owned(), path.clone()));
             }
+            // Whatever else is in the file, and whether it can be written.
+            self.keys.forget(name);
             identity::revoke_key(self.path(), name)?;
             None
         };
         tracing::info!(name, "a key was revoked");
-        self.reload();
+        self.take_over()?;
         Ok(fresh)
     }
 }
@@ -219,6 +234,38 @@ mod tests {
         let fresh = ring.revoke(OWN).unwrap().unwrap();
         assert!(fresh != own && ring.keys().holds(fresh.to_string().as_bytes()));
         assert!(!ring.keys().holds(own.to_string().as_bytes()));
+    }
+
+    #[test]
+    fn a_file_that_can_not_be_read_keeps_no_revoked_key_and_takes_no_new_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let ring = KeyRing::open(None, folder.path(), None).unwrap();
+        let key = ring.add("home").unwrap();
+        let path = folder.path().join("keys");
+        let text = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, format!("{text}oops\n")).unwrap();
+        assert!(matches!(ring.add("more"), Err(Error::Identity(_))));
+        assert!(matches!(ring.revoke("home"), Err(Error::Identity(_))));
+        assert!(!ring.keys().holds(key.to_string().as_bytes()));
+        assert!(!std::fs::read_to_string(&path).unwrap().contains("home"));
+        std::fs::write(&path, "# nobody\n").unwrap();
+        assert_eq!(
+            KeyRing::open(None, folder.path(), None).unwrap().names(),
+            [OWN]
+        );
+    }
+
+    #[test]
+    fn many_come_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let ring = KeyRing::open(None, folder.path(), None).unwrap();
+        std::thread::scope(|scope| {
+            for number in 0..20 {
+                let ring = &ring;
+                scope.spawn(move || ring.add(&number.to_string()).unwrap());
+            }
+        });
+        assert_eq!(ring.names().len(), 21);
     }
 
     #[test]

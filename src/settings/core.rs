@@ -77,16 +77,21 @@ impl CoreSettings {
     #[must_use]
     pub fn parts(&self) -> Parts {
         let binary = self.binary.clone();
-        let binary = binary.or_else(|| Cores::new(&self.state_dir).binary());
+        let binary = binary.or_else(|| real(&Cores::new(&self.state_dir).binary()?));
         let binary = binary.unwrap_or_else(|| USUAL_BINARY.into());
         let assets = self.assets.clone();
-        let assets = assets.or_else(|| GeoFiles::new(&self.state_dir).shelf().current());
+        let assets = assets.or_else(|| real(&GeoFiles::new(&self.state_dir).shelf().current()?));
         let assets = assets.unwrap_or_else(|| USUAL_ASSETS.into());
         let mut parts = Parts::new(binary, assets);
         parts.memory_limit = self.memory_limit.bytes();
         parts.quic_idle_timeout = self.hysteria_idle_timeout;
         parts
     }
+}
+
+/// Not the name that stands for whichever is used: what parts were made of once they stay made of.
+fn real(path: &Path) -> Option<PathBuf> {
+    path.canonicalize().ok()
 }
 
 /// Where cores and geo files are installed from.
@@ -105,10 +110,11 @@ impl InstallSettings {
             let known = text.starts_with("https://") || text.starts_with("http://");
             known.then(|| text.to_owned())
         };
-        let releases = reader.parsed("XRAY_RELEASE_URL", ALLOWED, url);
+        // They may carry a password.
+        let releases = reader.secret("XRAY_RELEASE_URL", ALLOWED, url);
         Self {
             releases: releases.unwrap_or_else(|| install::RELEASES.to_owned()),
-            geo_files: reader.parsed("GEO_FILES_URL", ALLOWED, url),
+            geo_files: reader.secret("GEO_FILES_URL", ALLOWED, url),
         }
     }
 }

@@ -19,8 +19,8 @@ use uuid::Uuid;
 
 pub use self::core::{CoreSettings, InstallSettings, MemoryLimit};
 pub use self::limits::Limits;
-pub use self::parse::duration as a_span;
 use self::parse::{Listen, Reader};
+pub use self::parse::{duration as a_span, subject_names};
 pub use self::source::{Source, Sources};
 use crate::usage::{Policy, Unsure};
 use crate::xray::handover;
@@ -161,8 +161,8 @@ impl Settings {
         Self::read(&sources, mistakes)
     }
 
-    /// The same for a command that somebody gives anywhere: where there is no `.env`, it reads the file of the
-    /// service.
+    /// The same for a command that somebody gives anywhere: where there is a file of the service, it reads that
+    /// and no `.env`.
     ///
     /// # Errors
     /// With every mistake there is.
@@ -237,7 +237,7 @@ impl Settings {
                 .parsed(
                     "CERT_SAN",
                     "names and addresses, separated by commas",
-                    parse::subject_names,
+                    subject_names,
                 )
                 .unwrap_or_default(),
             core: CoreSettings::read(&mut reader, &state_dir),

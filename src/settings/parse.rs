@@ -268,7 +268,7 @@ pub(super) fn protocols(text: &str) -> Option<Protocols> {
 
 /// Addresses, and DNS names of letters, digits, dots and hyphens. The installer's prefixes `IP:`
 /// and `DNS:` are taken too.
-pub(super) fn subject_names(text: &str) -> Option<Vec<String>> {
+pub fn subject_names(text: &str) -> Option<Vec<String>> {
     text.split(',')
         .map(str::trim)
         .filter(|name| !name.is_empty())

@@ -53,13 +53,14 @@ impl Sources {
         Self::read(&named().unwrap_or_else(|| HERE.into()))
     }
 
-    /// The same for a command that somebody gives anywhere: where there is no such file, that of the service.
+    /// The same for a command that somebody gives anywhere: that of the service comes before what lies about in
+    /// the working directory.
     pub(super) fn of_a_command() -> (Self, Vec<Mistake>) {
-        let here = Path::new(HERE);
-        let usual = if here.exists() {
-            here
+        let service = Path::new(SERVICE);
+        let usual = if service.exists() {
+            service
         } else {
-            Path::new(SERVICE)
+            Path::new(HERE)
         };
         Self::read(&named().unwrap_or_else(|| usual.to_owned()))
     }

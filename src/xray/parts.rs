@@ -39,6 +39,18 @@ impl Parts {
         }
     }
 
+    /// The same with another binary.
+    #[must_use]
+    pub fn with_binary(self, binary: PathBuf) -> Self {
+        Self { binary, ..self }
+    }
+
+    /// The same with other geo files.
+    #[must_use]
+    pub fn with_assets(self, assets: PathBuf) -> Self {
+        Self { assets, ..self }
+    }
+
     /// The same with the files that have these names now.
     #[must_use]
     pub(super) fn now_on_disk(mut self) -> Self {

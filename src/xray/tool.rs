@@ -37,6 +37,12 @@ impl Tool {
         self
     }
 
+    /// As somebody else, and with nothing of root's.
+    pub(super) fn run_by(mut self, uid: u32, gid: u32) -> Self {
+        self.0.uid(uid).gid(gid);
+        self
+    }
+
     pub(super) fn env(mut self, name: impl AsRef<OsStr>, value: impl AsRef<OsStr>) -> Self {
         self.0.env(name, value);
         self

@@ -1,8 +1,10 @@
 //! `raynode doctor` finds what is wrong: each thing here is made wrong for real.
 
 use std::os::unix::fs::PermissionsExt;
+use std::os::unix::process::CommandExt;
 use std::path::Path;
 
+use nix::sys::signal::Signal;
 use serde_json::Value;
 
 use crate::NODE;
@@ -89,6 +91,47 @@ async fn what_cost_connections_is_found_afterwards() {
     config["log"]["loglevel"] = "error".into();
     panel.start(&config, &[]).await.unwrap();
     assert!(has(&node, "core-was-restarted"));
+}
+
+#[test]
+fn a_daemon_that_hangs_is_told_from_one_that_is_not_there() {
+    let node = NodeProcess::start(NODE);
+    node.signal(Signal::SIGSTOP);
+    let status = node.prepared(&["status"]).output();
+    assert!(has(&node, "daemon-hangs"));
+    let failed = status.unwrap();
+    assert_eq!(failed.status.code(), Some(1), "{failed:?}");
+    let text = String::from_utf8(failed.stderr).unwrap();
+    assert!(text.contains("does not answer in time"), "{text}");
+    let quiet = node.command(&["status", "--quiet"]);
+    assert_eq!((quiet.status.code(), quiet.stderr), (Some(1), Vec::new()));
+    node.signal(Signal::SIGCONT);
+    assert!(!has(&node, "daemon-hangs"));
+}
+
+#[test]
+fn who_may_not_ask_the_daemon_is_told_so() {
+    let mut node = NodeProcess::start(NODE);
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: only root can be somebody else");
+        return;
+    }
+    // Somebody who may look at everything but the daemon's socket.
+    let binary = node.folder().join("raynode");
+    std::fs::copy(NODE, &binary).unwrap();
+    node.be(&binary);
+    chmod(node.folder(), 0o755);
+    let as_another = |arguments: &[&str]| {
+        let mut command = node.prepared(arguments);
+        command.uid(12345).gid(12345).output().unwrap()
+    };
+    let output = as_another(&["status"]);
+    let text = String::from_utf8(output.stderr).unwrap();
+    assert_eq!(output.status.code(), Some(1), "{text}");
+    assert!(text.contains("as root or as the node's user"), "{text}");
+    let output = as_another(&["doctor", "--quiet"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("may not be asked"), "{text}");
 }
 
 #[test]

@@ -4,6 +4,8 @@ use std::path::{Path, PathBuf};
 use std::process::Output;
 use std::time::{Duration, Instant};
 
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 use serde_json::{Value, json};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpStream;
@@ -14,7 +16,7 @@ use crate::support::release::{self, ARCHIVE, Releases};
 use crate::support::rest::{Http, Rest};
 use crate::support::users::{id, user};
 use crate::support::xray::vless_config;
-use crate::support::{Echo, NodeProcess, Panel, eventually, ports, vless};
+use crate::support::{Echo, NodeProcess, Panel, eventually, ports, tricky, vless};
 
 fn version() -> String {
     let (year, month, day) = xray_version();
@@ -185,8 +187,8 @@ async fn what_is_not_what_it_should_be_changes_nothing() {
     expect("no Xray", "does not work");
     let said = refused(&node.command(&["core", "install", "1.2.3"]));
     assert!(said.contains("404"), "{said}");
-    let text = refused(&node.command(&["core", "install", "newest"]));
-    assert!(text.contains("newest"), "{text}");
+    let newest = node.command(&["core", "install", "newest"]);
+    assert_eq!(newest.status.code(), Some(2), "{newest:?}");
     assert_eq!(fails, Vec::<String>::new());
     stream.is_there().await;
 }
@@ -352,7 +354,7 @@ async fn with_the_daemon_down_the_next_one_uses_what_is_installed() {
     assert!(said(&node.command(&["core", "list"])).contains("in use"));
     node.launch();
     eventually("it serves again", || async {
-        (panel.info().await.started || !node.cores().is_empty()).then_some(())
+        TcpStream::connect(("127.0.0.1", inbound)).await.ok()
     })
     .await;
     let current = node
@@ -361,4 +363,173 @@ async fn with_the_daemon_down_the_next_one_uses_what_is_installed() {
         .join(format!("{}-2", version()));
     assert_eq!(binary(node.core()), current.join("xray"));
     Stream::open(inbound, &echo).await.is_there().await;
+}
+
+/// Whoever has asked may go: what is used in the end is what serves, and the next one has its turn.
+#[tokio::test(flavor = "multi_thread")]
+async fn what_has_begun_goes_on_when_its_caller_has_gone() {
+    let (node, releases) = place(&[]).await;
+    said(&node.command(&["core", "install"]));
+    let panel = Panel::of(&node);
+    let (inbound, echo) = (ports::free(), Echo::start().await);
+    let users = [user("anna", &["vless"])];
+    panel.start(&vless_config(inbound), &users).await.unwrap();
+    let mut stream = Stream::open(inbound, &echo).await;
+    let cores = node.folder().join("state/cores");
+    for (round, delay) in [100, 200, 400, 700, 1000].into_iter().enumerate() {
+        let archive = release::archive(&xray_binary(), format!("{round}").as_bytes());
+        releases.put_release(&version(), &archive);
+        let mut installing = node
+            .prepared(&["core", "install"])
+            .stdout(std::process::Stdio::null())
+            .stderr(std::process::Stdio::null())
+            .spawn()
+            .unwrap();
+        tokio::time::sleep(Duration::from_millis(delay)).await;
+        installing.kill().unwrap();
+        installing.wait().unwrap();
+        eventually("whoever comes then has a turn", || async {
+            let output = node.command(&["core", "use", &version()]);
+            let is_done = output.status.success();
+            assert!(
+                is_done || refused(&output).contains("another installation"),
+                "round {round}: {output:?}"
+            );
+            is_done.then_some(())
+        })
+        .await;
+        assert_eq!(binary(node.core()), cores.join(version()).join("xray"));
+        stream.is_there().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn while_one_installs_others_are_told_so() {
+    let (node, releases) = place(&[]).await;
+    said(&node.command(&["core", "install"]));
+    releases.stall(&format!("/latest/download/{ARCHIVE}"), 1000);
+    let mut installing = node
+        .prepared(&["core", "install"])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    eventually("it has begun", || async {
+        let entries = std::fs::read_dir(node.folder().join("state/cores")).unwrap();
+        let mut names = entries.map(|entry| entry.unwrap().file_name());
+        names
+            .any(|name| name.to_string_lossy().starts_with(".staging"))
+            .then_some(())
+    })
+    .await;
+    for arguments in [
+        &["core", "install"][..],
+        &["core", "use", &version()],
+        &["core", "rollback"],
+    ] {
+        let text = refused(&node.command(arguments));
+        assert!(
+            text.contains("another installation"),
+            "{arguments:?}: {text}"
+        );
+    }
+    installing.kill().unwrap();
+    installing.wait().unwrap();
+}
+
+/// Where no second core may be started beside the first, one that would not run is found before.
+#[tokio::test(flavor = "multi_thread")]
+async fn without_hand_overs_too_what_would_not_run_is_not_used() {
+    let releases = Releases::start().await;
+    let url = format!("{}/{{region}}", releases.url());
+    let settings = [("HANDOVER", "off"), ("GEO_FILES_URL", url.as_str())];
+    let node = NodeProcess::start_with(NODE, &settings);
+    for (region, code) in [("russia", "US"), ("iran", "IR")] {
+        for (name, content) in [
+            ("geoip.dat", geo(code, &[2, 192])),
+            ("geosite.dat", geo(code, b"\x12\x02ir")),
+        ] {
+            let path = format!("/{region}/{name}");
+            let digest = release::sha256(&content);
+            releases.put(&format!("{path}.sha256sum"), format!("{digest}  {name}\n"));
+            releases.put(&path, content);
+        }
+        said(&node.command(&["core", "geo", region]));
+    }
+    let panel = Panel::of(&node);
+    let (inbound, echo) = (ports::free(), Echo::start().await);
+    let mut config = vless_config(inbound);
+    let rule = json!({ "type": "field", "ip": ["geoip:ir"], "outboundTag": "block" });
+    config["routing"] = json!({ "rules": [rule] });
+    let users = [user("anna", &["vless"])];
+    panel.start(&config, &users).await.unwrap();
+    let (core, mut stream) = (node.core(), Stream::open(inbound, &echo).await);
+    let text = refused(&node.command(&["core", "rollback", "--geo"]));
+    assert!(text.contains("configuration of now"), "{text}");
+    let used = std::fs::read_link(node.folder().join("state/assets/current")).unwrap();
+    assert!(used.to_string_lossy().starts_with("iran"), "{used:?}");
+    assert_eq!(node.core(), core);
+    stream.is_there().await;
+}
+
+/// The next try is some seconds away, and whoever goes back to what ran need not wait for it.
+#[tokio::test(flavor = "multi_thread")]
+async fn going_back_wakes_a_node_whose_core_is_down() {
+    let (node, releases) = place(&[]).await;
+    said(&node.command(&["core", "install"]));
+    releases.put_release(&version(), &release::archive(&xray_binary(), b"other"));
+    said(&node.command(&["core", "install"]));
+    let panel = Panel::of(&node);
+    let (inbound, echo) = (ports::free(), Echo::start().await);
+    let users = [user("anna", &["vless"])];
+    panel.start(&vless_config(inbound), &users).await.unwrap();
+    lose_the_binary(&node);
+    eventually("it has failed often", || async {
+        let text = said(&node.command(&["status", "--json"]));
+        let status: Value = serde_json::from_str(&text).unwrap();
+        let next = &status["next_seconds"];
+        let next = next.as_u64().or_else(|| next.as_str()?.parse().ok());
+        next.filter(|seconds| *seconds >= 4)
+    })
+    .await;
+    said(&node.command(&["core", "rollback"]));
+    let began = Instant::now();
+    eventually("it serves again", || async {
+        TcpStream::connect(("127.0.0.1", inbound)).await.ok()
+    })
+    .await;
+    assert!(
+        began.elapsed() < Duration::from_secs(3),
+        "it waited for its next try"
+    );
+    Stream::open(inbound, &echo).await.is_there().await;
+}
+
+/// One that works for a moment and then no more is left by itself, also when the one of before has ended.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_core_that_works_no_more_makes_way_for_the_one_of_before() {
+    let (node, releases) = place(&[]).await;
+    said(&node.command(&["core", "install"]));
+    let panel = Panel::of(&node);
+    let (inbound, echo) = (ports::free(), Echo::start().await);
+    let users = [user("anna", &["vless"])];
+    panel.start(&vless_config(inbound), &users).await.unwrap();
+    let first = binary(node.core());
+    releases.put_release(&version(), &release::archive(&xray_binary(), b"other"));
+    said(&node.command(&["core", "install"]));
+    lose_the_binary(&node);
+    eventually("it serves again", || async {
+        TcpStream::connect(("127.0.0.1", inbound)).await.ok()
+    })
+    .await;
+    assert_eq!(binary(node.core()), first);
+    Stream::open(inbound, &echo).await.is_there().await;
+}
+
+/// What serves ends, and its binary works no more, as when a disk loses a file.
+fn lose_the_binary(node: &NodeProcess) {
+    tricky::write_script(&binary(node.core()), "#!/bin/sh\nexit 1\n");
+    for core in node.cores() {
+        kill(Pid::from_raw(core), Signal::SIGKILL).unwrap();
+    }
 }

@@ -31,7 +31,7 @@ impl Alone {
         let binary = parts.binary.display().to_string();
         let launcher = || {
             let logs = Arc::new(Logs::new(1));
-            Launcher::new(parts.clone(), settings.runtime_dir.clone(), logs)
+            Launcher::new(parts.clone(), settings.runtime_dir.clone(), logs).careful()
         };
         let (ours, its) = (launcher(), launcher());
         Self {
@@ -79,12 +79,12 @@ impl Alone {
             },
         };
         let (report, steps) = Reporter::new();
-        let work = self.installer.install_core(&source, &wanted, &report);
+        let work = self.installer.install_core(source, wanted, report);
         shown(steps, work).await
     }
 
     pub(super) async fn use_core(&self, name: &str) -> Result<Installed, Failure> {
-        done(self.installer.use_core(name).await)
+        done(self.installer.use_core(name.to_owned()).await)
     }
 
     pub(super) async fn roll_back(&self, geo: bool) -> Result<Installed, Failure> {
@@ -98,7 +98,7 @@ impl Alone {
     pub(super) async fn geo(&self, region: &str) -> Result<Installed, Failure> {
         let region = region.parse().map_err(failed)?;
         let (report, steps) = Reporter::new();
-        let work = self.installer.install_geo_files(region, &report);
+        let work = self.installer.install_geo_files(region, report);
         shown(steps, work).await
     }
 }

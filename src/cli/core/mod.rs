@@ -14,6 +14,7 @@ use self::alone::Alone;
 use super::daemon::Daemon;
 use super::failure::Failure;
 use super::output::{Form, POOR, bytes, day, say, say_json, styled, table, waiting};
+use crate::lock::Lock;
 use crate::proto::raynode::v1::install_core_request::Part;
 use crate::proto::raynode::v1::install_progress::State;
 use crate::proto::raynode::v1::{
@@ -76,10 +77,10 @@ enum Command {
 #[derive(Debug, clap::Args)]
 struct Order {
     /// A version such as 26.3.27, or latest.
-    #[arg(default_value = "latest")]
+    #[arg(default_value = "latest", value_parser = a_version)]
     version: String,
     /// What the archive must be, 64 hexadecimal digits. Without it: what the .dgst file beside it says.
-    #[arg(long)]
+    #[arg(long, value_parser = a_digest)]
     sha256: Option<String>,
     /// An archive on this machine, such as Xray-linux-64.zip, instead of one from the releases.
     #[arg(long, value_name = "FILE")]
@@ -87,6 +88,20 @@ struct Order {
     /// Take the archive as it is, without a SHA-256.
     #[arg(long, requires = "from", conflicts_with = "sha256")]
     trust: bool,
+}
+
+fn a_version(text: &str) -> Result<String, String> {
+    let parsed = text.parse::<install::Wanted>();
+    parsed
+        .map(|_| text.to_owned())
+        .map_err(|error| error.to_string())
+}
+
+fn a_digest(text: &str) -> Result<String, String> {
+    let parsed = text.parse::<install::Digest>();
+    parsed
+        .map(|_| text.to_owned())
+        .map_err(|error| error.to_string())
 }
 
 impl Order {
@@ -105,7 +120,13 @@ impl Order {
 pub(super) async fn run(settings: Settings, arguments: Arguments) -> Result<ExitCode, Failure> {
     match Daemon::find(&settings.runtime_dir).await {
         Ok(daemon) => through(&daemon, arguments.command).await?,
-        Err(Failure::NoDaemon { .. }) => without(&Alone::new(settings), arguments.command).await?,
+        Err(Failure::NoDaemon { socket, reason }) => {
+            if Lock::holder(&settings.runtime_dir).ok().flatten().is_some() {
+                // One that is about to answer, or to end.
+                return Err(Failure::NoDaemon { socket, reason });
+            }
+            without(&Alone::new(settings), arguments.command).await?;
+        }
         Err(other) => return Err(other),
     }
     Ok(ExitCode::SUCCESS)

@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::sync::{Mutex, mpsc};
 use uuid::Uuid;
 
-use crate::node::applied::Applied;
+use crate::node::applied::Former;
 use crate::node::handover::{Drain, Event, SharedPorts};
 use crate::xray::handover::groups::Groups;
 use crate::xray::handover::journal::Journal;
@@ -49,6 +49,6 @@ impl Beside {
 /// What served before, and for how long it had.
 pub(super) struct Before {
     pub(super) core: Uuid,
-    pub(super) applied: Applied,
+    pub(super) former: Former,
     pub(super) ran: Duration,
 }

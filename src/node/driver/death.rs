@@ -60,8 +60,13 @@ impl Driver {
                     failures,
                     "the new configuration fails, going back to the one before"
                 );
+                if let Some(parts) = to.parts
+                    && self.launcher.set_parts_if_others(&parts)
+                {
+                    tracing::error!(binary = %parts.binary.display(), "and to what its core was made of");
+                }
                 Phase::Down {
-                    applied: to.with_users_of(&applied),
+                    applied: to.applied.with_users_of(&applied),
                     retry: tokio::time::Instant::now(),
                     because,
                 }

@@ -44,10 +44,10 @@ impl Driver {
     }
 
     pub(super) async fn on_drain(&mut self, Event { core, what }: Event) {
-        if let Some(Before { applied, ran, .. }) =
+        if let Some(Before { former, ran, .. }) =
             self.beside.before.take_if(|before| before.core == core)
         {
-            self.endurance.replaced(applied, ran);
+            self.endurance.replaced(former, ran);
         }
         let drains = &mut self.beside.drains;
         match what {

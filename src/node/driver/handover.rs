@@ -9,7 +9,7 @@ use super::Driver;
 use super::beside::Before;
 use crate::host;
 use crate::node::Error;
-use crate::node::applied::Applied;
+use crate::node::applied::{Applied, Former};
 use crate::node::handover::{Between, Drain, Means, SharedPorts, Successor};
 use crate::node::phase::Phase;
 use crate::telemetry::metrics::Launch;
@@ -176,7 +176,10 @@ impl Driver {
             let gone = before.roster.gone_in(&applied.roster);
             self.beside.before = Some(Before {
                 core: old.id(),
-                applied: before,
+                former: Former {
+                    applied: before,
+                    parts: old.parts().cloned(),
+                },
                 ran,
             });
             tracing::info!(
@@ -215,6 +218,15 @@ impl Driver {
                 self.launcher.set_parts(before);
                 return Err(error.into());
             }
+            let differ = before.differences(&self.launcher.parts());
+            let waits = matches!(self.phase, Phase::Down { .. } | Phase::GaveUp { .. });
+            if waits && !differ.is_empty() {
+                self.takes(&format!(
+                    "the core is started again ({})",
+                    differ.join(", ")
+                ));
+                self.try_again_now().await;
+            }
             return Ok(());
         };
         let now = self.launcher.parts();
@@ -232,6 +244,9 @@ impl Driver {
                 why,
                 "the core that serves stays as it is until it is started anew, because no other one can be started beside it"
             );
+            self.takes(&format!(
+                "the core that serves stays until it is started anew ({because}; {why})"
+            ));
             return Ok(());
         }
         let renewed = match self.launcher.version().await {

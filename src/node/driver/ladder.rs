@@ -5,14 +5,14 @@ use std::time::{Duration, Instant};
 
 use super::Driver;
 use crate::node::Error;
-use crate::node::applied::Applied;
+use crate::node::applied::{Applied, Former};
 use crate::node::endurance::Endurance;
 use crate::node::phase::Phase;
 use crate::node::plan::{self, Desired, Plan};
 use crate::node::routing::{self, Left};
 use crate::telemetry::metrics::{Launch, Rung};
 use crate::xray::config::Rule;
-use crate::xray::core::READY_DEADLINE;
+use crate::xray::core::{self, READY_DEADLINE};
 
 /// How long a core may take to be ready when another one was stopped for it. Trying its configuration
 /// took so long, which is all of a start but the listening.
@@ -132,6 +132,10 @@ impl Driver {
         // One that was slow, and not wrong, gets there in the end.
         let patience = patience(took) * 2_u32.pow(self.setbacks.count(&desired.skeleton).min(5));
         let ran = self.runs_for();
+        let parts = match &self.phase {
+            Phase::Serving { core, .. } => core.parts().cloned(),
+            _ => None,
+        };
         self.beside.tally.restarts += 1;
         let Some(mut before) = self.take_applied().await else {
             return self.start_fresh(desired).await;
@@ -144,7 +148,11 @@ impl Driver {
         {
             Ok(core) => {
                 self.cut(&before.roster.gone_in(&applied.roster));
-                self.endurance.replaced(before, ran);
+                let former = Former {
+                    applied: before,
+                    parts,
+                };
+                self.endurance.replaced(former, ran);
                 self.serve(core, applied).await;
                 return Ok(());
             }
@@ -172,11 +180,13 @@ impl Driver {
             return Err(Error::NotInitialized);
         }
         self.launcher.can_record()?;
+        let mut before = None;
         match &self.phase {
             Phase::Serving { core, .. } if !core.has_ended() => {
                 let Some(why) = self.alone() else {
                     return self.renew(because).await;
                 };
+                before = core.parts().cloned();
                 self.warn_of_the_end(because, &why);
                 self.beside.tally.restarts += 1;
             }
@@ -194,8 +204,23 @@ impl Driver {
                 Ok(())
             }
             Err(failure) => {
-                self.come_back_now(applied);
+                match before.filter(|parts| self.launcher.set_parts_if_others(parts)) {
+                    Some(_) => self.go_back_to_old_parts(applied, &failure).await,
+                    None => self.come_back_now(applied),
+                }
                 Err(failure.into())
+            }
+        }
+    }
+
+    async fn go_back_to_old_parts(&mut self, mut applied: Applied, failure: &core::Error) {
+        tracing::warn!(error = %failure, "no core starts from what it is made of now, going back to what it was made of");
+        let launched = applied.launch(&self.launcher, READY_DEADLINE, Launch::Back);
+        match launched.await {
+            Ok(core) => self.serve(core, applied).await,
+            Err(error) => {
+                tracing::error!(%error, "nor from what it was made of");
+                self.come_back_now(applied);
             }
         }
     }

@@ -24,7 +24,7 @@ impl Driver {
         let drain = self.beside.drains.remove(place);
         let Some(GivenBack { core: old, gone }) = drain.give_back().await else {
             self.beside.drains.insert(place, drain);
-            self.endurance.replaced(before.applied, before.ran);
+            self.endurance.replaced(before.former, before.ran);
             return false;
         };
         tracing::error!(
@@ -44,7 +44,7 @@ impl Driver {
         if let Err(error) = old.show_sockets() {
             tracing::warn!(%error, "a unix socket of an inbound leads nowhere");
         }
-        let mut applied = before.applied;
+        let mut applied = before.former.applied;
         let mut wanted = applied.roster.clone();
         wanted.take_over(&failed.roster);
         // They were being taken from it when that was cut off.

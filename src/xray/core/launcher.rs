@@ -2,12 +2,13 @@
 
 use std::ffi::OsString;
 use std::io;
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use nix::unistd::geteuid;
 use uuid::Uuid;
 
 use super::coming::{Coming, ended};
@@ -42,6 +43,7 @@ pub struct Launcher {
     pub logs: Arc<Logs>,
     /// Where it is counted what becomes of cores.
     pub metrics: Arc<Metrics>,
+    careful: bool,
     parts: Mutex<Parts>,
     sockets: AtomicU64,
     version: Mutex<Option<(Parts, Version)>>,
@@ -52,6 +54,7 @@ impl Launcher {
     #[must_use]
     pub fn new(parts: Parts, runtime_dir: PathBuf, logs: Arc<Logs>) -> Self {
         Self {
+            careful: false,
             parts: Mutex::new(parts),
             runtime_dir,
             tail_lines: 200,
@@ -75,6 +78,32 @@ impl Launcher {
         *self.parts.lock().unwrap_or_else(PoisonError::into_inner) = parts;
     }
 
+    /// Later cores are made of these, where that is something else; whether it is.
+    pub fn set_parts_if_others(&self, parts: &Parts) -> bool {
+        let others = !parts.differences(&self.parts()).is_empty();
+        if others {
+            self.set_parts(parts.clone());
+        }
+        others
+    }
+
+    /// Never runs as root what somebody else could have put there: that runs as whoever owns it.
+    #[must_use]
+    pub fn careful(mut self) -> Self {
+        self.careful = true;
+        self
+    }
+
+    fn tool(&self, binary: &Path) -> Tool {
+        let owner = std::fs::metadata(binary).map(|file| (file.uid(), file.gid()));
+        match owner {
+            Ok((uid, gid)) if self.careful && uid != 0 && geteuid().is_root() => {
+                Tool::new(binary).run_by(uid, gid)
+            }
+            _ => Tool::new(binary),
+        }
+    }
+
     /// The version of the binary, asked anew only when the file has changed.
     ///
     /// # Errors
@@ -85,7 +114,7 @@ impl Launcher {
         }
         // Looked at before it is asked: a file that is exchanged meanwhile is asked again.
         let parts = self.parts();
-        let version = ask_version(&parts.binary).await?;
+        let version = ask_version(self.tool(&parts.binary), &parts.binary).await?;
         *self.version.lock().unwrap_or_else(PoisonError::into_inner) = Some((parts, version));
         Ok(version)
     }
@@ -123,7 +152,7 @@ impl Launcher {
         skeleton: &Skeleton,
         accounts: &impl Accounts,
     ) -> Result<Duration, Error> {
-        let version = ask_version(&parts.binary).await?;
+        let version = ask_version(self.tool(&parts.binary), &parts.binary).await?;
         self.check_with((parts, version), skeleton, accounts).await
     }
 
@@ -142,7 +171,8 @@ impl Launcher {
             quic_idle_timeout: parts.quic_idle_timeout,
         };
         let config = render(skeleton, accounts, door)?;
-        let run = Tool::new(&parts.binary)
+        let run = self
+            .tool(&parts.binary)
             .args(["run", "-test", "-c", "stdin:"])
             .env("XRAY_LOCATION_ASSET", &parts.assets)
             .env(leftover::MARK, leftover::mark(&self.runtime_dir))
@@ -342,12 +372,12 @@ impl Launcher {
     }
 }
 
-async fn ask_version(binary: &Path) -> Result<Version, Error> {
+async fn ask_version(tool: Tool, binary: &Path) -> Result<Version, Error> {
     let fail = |reason: String| Error::Binary {
         binary: binary.to_owned(),
         reason,
     };
-    let output = Tool::new(binary).arg("version").run(&[]);
+    let output = tool.arg("version").run(&[]);
     let output = tokio::time::timeout(VERSION_DEADLINE, output)
         .await
         .map_err(|_| fail("`version` did not end within 10 s".to_owned()))?

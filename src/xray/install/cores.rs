@@ -108,7 +108,7 @@ impl Cores {
         report: &Reporter,
     ) -> Result<Staged, Error> {
         let architecture = Architecture::here()?;
-        let staging = Staging::new(self.shelf.hold()?)?;
+        let staging = Staging::new(self.shelf.turn()?)?;
         let archive = staging.aside("archive");
         let (origin, digest) = match source {
             Source::Releases { url, sha256 } => {

@@ -136,7 +136,7 @@ impl GeoFiles {
     /// # Errors
     /// With the first thing that is wrong with them, or when somebody else installs some.
     pub async fn stage(&self, source: &GeoSource, report: &Reporter) -> Result<StagedGeo, Error> {
-        let staging = Staging::new(self.shelf.hold()?)?;
+        let staging = Staging::new(self.shelf.turn()?)?;
         let to = staging.content();
         let (version, origin, files) = match source {
             GeoSource::Region(region) => {

@@ -11,7 +11,7 @@
 //!
 //! What is staged has the digest that it should have, is a program for this machine and has said its
 //! version. The caller may try it further before it is kept, and what is kept is used only after a
-//! [switch](Shelf::switch_to). Geo files go the same way, both in one step. Knows no node and no panel.
+//! [switch](Turn::switch_to). Geo files go the same way, both in one step. Knows no node and no panel.
 //!
 //! Whoever writes to a shelf holds its lock; a second one is told so. Functions that are not async touch
 //! the disk, for some milliseconds; [`Staged::keep`] may read a core that is there already.
@@ -25,7 +25,6 @@ mod download;
 mod entries;
 mod error;
 mod geo;
-mod held;
 mod links;
 mod local;
 mod probe;
@@ -36,6 +35,7 @@ mod release;
 mod roots;
 mod shelf;
 mod staging;
+mod turn;
 
 #[cfg(test)]
 mod testing;
@@ -49,8 +49,9 @@ pub use self::error::Error;
 pub use self::geo::{GeoFiles, GeoSource, Region, StagedGeo};
 pub use self::progress::{Progress, Reporter, Step};
 pub use self::release::{RELEASES, Wanted};
-pub use self::shelf::{Installed, Shelf, Switched};
+pub use self::shelf::{Installed, Shelf};
 pub use self::staging::Kept;
+pub use self::turn::{Switched, Turn};
 
 /// How long things may take.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

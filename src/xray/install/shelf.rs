@@ -6,9 +6,9 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 use super::Error;
-use super::held::Held;
 use super::links::{self, CURRENT, PREVIOUS};
 use super::record::Record;
+use super::turn::Turn;
 use crate::disk;
 use crate::lock::Lock;
 
@@ -45,16 +45,6 @@ pub struct Installed {
     pub in_use: bool,
     /// Whether it is the one that a rollback uses.
     pub previous: bool,
-}
-
-/// What a switch has changed.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Switched {
-    /// What is used now.
-    pub now: String,
-    /// What was used before; the same where nothing had to be changed.
-    pub before: Option<String>,
-    pub(super) previous: Option<String>,
 }
 
 impl Shelf {
@@ -107,40 +97,6 @@ impl Shelf {
         Ok(found)
     }
 
-    /// Uses the one of that name from now on. What is read by way of [`current`](Self::current) is the
-    /// old one or the new one at any moment, also after a kill.
-    ///
-    /// # Errors
-    /// When there is none of that name, or somebody else is at work; nothing has changed then. When the
-    /// disk refuses, the old one is used still or, where it refused at the very end, the new one is.
-    pub fn switch_to(&self, name: &str) -> Result<Switched, Error> {
-        self.hold()?.switch_to(name)
-    }
-
-    /// Uses the one again that was used before.
-    ///
-    /// # Errors
-    /// When there is none, or somebody else is at work, or the disk refuses.
-    pub fn rollback(&self) -> Result<Switched, Error> {
-        self.hold()?.rollback()
-    }
-
-    /// Takes a switch back as if it had not been, also where nothing was used before it.
-    ///
-    /// # Errors
-    /// When somebody has switched since or is at work, or the disk refuses.
-    pub fn undo(&self, switched: &Switched) -> Result<(), Error> {
-        self.hold()?.undo(switched)
-    }
-
-    /// Removes one that is not used.
-    ///
-    /// # Errors
-    /// When it is used, or not there, or somebody else is at work, or the disk refuses.
-    pub fn remove(&self, name: &str) -> Result<(), Error> {
-        self.hold()?.remove(name)
-    }
-
     /// Clears away what an installation left that was cut off, unless one is under way. For the start.
     ///
     /// # Errors
@@ -149,22 +105,22 @@ impl Shelf {
         if !self.folder.exists() {
             return Ok(());
         }
-        match self.hold() {
+        match self.turn() {
             Err(Error::Busy { .. }) => Ok(()),
-            held => held?.tidy(),
+            turn => turn?.tidy(),
         }
     }
 
-    /// Takes the lock that whoever writes here must have.
+    /// Keeps everybody else from writing.
     ///
     /// # Errors
-    /// When somebody else has it, or the folder is not ours.
-    pub(super) fn hold(&self) -> Result<Held, Error> {
+    /// When somebody else is at work, or the folder is not ours.
+    pub fn turn(&self) -> Result<Turn, Error> {
         self.check_owner()?;
         let fail = Error::disk(&self.folder);
         let lock = disk::private_folder(&self.folder).and_then(|()| Lock::take(&self.folder));
         match lock.map_err(fail)? {
-            Some(lock) => Ok(Held::new(self.clone(), lock)),
+            Some(lock) => Ok(Turn::new(self.clone(), lock)),
             None => Err(Error::Busy {
                 folder: self.folder.clone(),
                 by: Lock::holder(&self.folder).ok().flatten(),

@@ -7,10 +7,9 @@ use std::path::{Path, PathBuf};
 use uuid::Uuid;
 
 use super::Error;
-use super::held::Held;
 use super::links;
 use super::record::Record;
-use super::shelf::Switched;
+use super::turn::{Switched, Turn};
 use crate::disk;
 
 /// In front of the name of what is no part of a shelf yet, or any more.
@@ -51,15 +50,15 @@ impl Drop for Scratch {
 #[derive(Debug)]
 pub(super) struct Staging {
     scratch: Scratch,
-    held: Held,
+    turn: Turn,
 }
 
 impl Staging {
     /// # Errors
     /// When the disk refuses.
-    pub(super) fn new(held: Held) -> Result<Self, Error> {
-        let scratch = Scratch::name_in(held.shelf().folder());
-        let staging = Self { scratch, held };
+    pub(super) fn new(turn: Turn) -> Result<Self, Error> {
+        let scratch = Scratch::name_in(turn.shelf().folder());
+        let staging = Self { scratch, turn };
         let content = staging.content();
         let made = disk::private_folder(&content);
         made.map_err(Error::disk(&content))?;
@@ -81,25 +80,25 @@ impl Staging {
     /// # Errors
     /// When the disk refuses: what is used is as before.
     pub(super) fn keep(self, stem: &str, record: &Record) -> Result<Kept, Error> {
-        let Self { scratch, held } = self;
-        let (name, reused) = held.name_for(stem, record);
+        let Self { scratch, turn } = self;
+        let (name, reused) = turn.name_for(stem, record);
         if !reused {
             let content = scratch.path().join("content");
-            record.write(&held.shelf().record_in(&content))?;
-            links::run(&links::keeping(&content, held.shelf().folder(), &name))?;
+            record.write(&turn.shelf().record_in(&content))?;
+            links::run(&links::keeping(&content, turn.shelf().folder(), &name))?;
         }
         drop(scratch);
-        if let Err(error) = held.prune(&name) {
+        if let Err(error) = turn.prune(&name) {
             tracing::warn!(%error, "what was installed long ago is not cleared away");
         }
-        Ok(Kept { held, name, reused })
+        Ok(Kept { turn, name, reused })
     }
 }
 
 /// Something on a shelf, which nobody else may write to until this is dropped.
 #[derive(Debug)]
 pub struct Kept {
-    held: Held,
+    turn: Turn,
     name: String,
     reused: bool,
 }
@@ -122,7 +121,8 @@ impl Kept {
     /// # Errors
     /// When the disk refuses: what was used before is used still or, where the disk refused at the very
     /// end, this is.
-    pub fn switch(self) -> Result<Switched, Error> {
-        self.held.switch_to(&self.name)
+    pub fn switch(self) -> Result<(Turn, Switched), Error> {
+        let switched = self.turn.switch_to(&self.name)?;
+        Ok((self.turn, switched))
     }
 }

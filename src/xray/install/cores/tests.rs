@@ -54,7 +54,7 @@ impl Node {
 
     async fn install(&self, wanted: &str) -> String {
         let kept = self.stage(wanted).await.unwrap().keep().unwrap();
-        kept.switch().unwrap().now
+        kept.switch().unwrap().1.now
     }
 
     /// The reason, and that nothing has come of it.
@@ -307,7 +307,10 @@ async fn the_same_core_is_there_once_and_another_build_beside_it() {
     kept.switch().unwrap();
     let used = std::fs::read(node.cores.binary().unwrap()).unwrap();
     assert_eq!(used, program::built("26.3.27", "rebuilt"));
-    assert_eq!(node.cores.shelf().rollback().unwrap().now, "26.3.27");
+    assert_eq!(
+        node.cores.shelf().turn().unwrap().rollback().unwrap().now,
+        "26.3.27"
+    );
 }
 
 #[tokio::test]
@@ -378,7 +381,7 @@ async fn a_real_core_is_installed() {
         .unwrap();
     assert!(tried.status.success(), "{tried:?}");
     let name = staged.version().to_string();
-    assert_eq!(staged.keep().unwrap().switch().unwrap().now, name);
+    assert_eq!(staged.keep().unwrap().switch().unwrap().1.now, name);
     let installed = std::fs::read(node.cores.binary().unwrap()).unwrap();
     assert!(installed == core);
 }

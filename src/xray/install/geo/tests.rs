@@ -43,7 +43,7 @@ impl Node {
 
     async fn install(&self, source: &GeoSource) -> String {
         let kept = self.stage(source).await.unwrap().keep().unwrap();
-        kept.switch().unwrap().now
+        kept.switch().unwrap().1.now
     }
 
     async fn refused(&self, source: &GeoSource) -> Error {
@@ -115,7 +115,10 @@ async fn both_files_come_and_go_together() {
     let bytes = russian.iter().map(|file| file.len() as u64).sum::<u64>();
     assert!(list.iter().any(|one| one.bytes == bytes));
 
-    assert_eq!(node.files.shelf().rollback().unwrap().now, first);
+    assert_eq!(
+        node.files.shelf().turn().unwrap().rollback().unwrap().now,
+        first
+    );
     assert_eq!(node.used(), [geo::ip(&["IR"]), geo::site(&["IR"])]);
     // The very same are there once.
     assert_eq!(node.install(&russia).await, second);
@@ -191,7 +194,7 @@ async fn one_installs_at_a_time_and_beside_a_core() {
     let refused = node.stage(&iran).await.unwrap_err();
     assert!(matches!(refused, Error::Busy { .. }), "{refused}");
     let cores = crate::xray::install::Cores::new(node.state.path());
-    drop(cores.shelf().hold().unwrap());
+    drop(cores.shelf().turn().unwrap());
     drop(staged);
     node.stage(&iran).await.unwrap();
 }

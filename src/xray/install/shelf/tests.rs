@@ -32,9 +32,13 @@ impl Place {
     }
 
     fn keep(&self, version: &str, content: &str) -> Kept {
-        let staging = Staging::new(self.shelf.hold().unwrap()).unwrap();
+        let staging = Staging::new(self.turn()).unwrap();
         let record = fill(&staging.content(), version, content);
         staging.keep(version, &record).unwrap()
+    }
+
+    fn turn(&self) -> Turn {
+        self.shelf.turn().unwrap()
     }
 
     fn path(&self, name: &str) -> PathBuf {
@@ -91,12 +95,12 @@ fn nothing_is_used_until_it_is_switched_to() {
     let kept = place.keep("1", "one");
     assert_eq!((kept.name(), kept.reused()), ("1", false));
     assert_eq!(place.used(), None);
-    let switched = kept.switch().unwrap();
+    let switched = kept.switch().unwrap().1;
     assert_eq!((&*switched.now, &switched.before), ("1", &None));
     assert_eq!(place.used().unwrap(), "one");
     assert_eq!(place.links(), [Some("1".to_owned()), None]);
 
-    let switched = place.keep("2", "two").switch().unwrap();
+    let switched = place.keep("2", "two").switch().unwrap().1;
     assert_eq!(switched.before.unwrap(), "1");
     assert_eq!(place.used().unwrap(), "two");
     assert_eq!(place.links(), some(["2", "1"]));
@@ -133,57 +137,60 @@ fn the_list_says_what_is_there_and_runs_nothing() {
 #[test]
 fn to_switch_to_what_is_used_changes_nothing() {
     let place = Place::with(&["1", "2"]);
-    let switched = place.shelf.switch_to("2").unwrap();
+    let switched = place.turn().switch_to("2").unwrap();
     assert_eq!(switched.before.as_deref(), Some("2"));
     assert_eq!(place.links(), some(["2", "1"]));
-    place.shelf.undo(&switched).unwrap();
+    place.turn().undo(&switched).unwrap();
     assert_eq!(place.links(), some(["2", "1"]));
 }
 
 #[test]
 fn a_rollback_goes_back_and_the_next_one_forth() {
     let place = Place::with(&["1", "2"]);
-    assert_eq!(place.shelf.rollback().unwrap().now, "1");
+    assert_eq!(place.turn().rollback().unwrap().now, "1");
     assert_eq!(
         (place.used().unwrap(), place.links()),
         ("1".to_owned(), some(["1", "2"]))
     );
-    assert_eq!(place.shelf.rollback().unwrap().now, "2");
+    assert_eq!(place.turn().rollback().unwrap().now, "2");
     assert_eq!(place.links(), some(["2", "1"]));
 }
 
 #[test]
 fn a_rollback_to_nothing_is_refused() {
     assert!(matches!(
-        Place::new().shelf.rollback(),
+        Place::new().turn().rollback(),
         Err(Error::NoPrevious)
     ));
     let place = Place::with(&["1"]);
-    assert!(matches!(place.shelf.rollback(), Err(Error::NoPrevious)));
+    assert!(matches!(place.turn().rollback(), Err(Error::NoPrevious)));
     let place = Place::with(&["1", "2"]);
     fs::remove_file(place.path("1/file")).unwrap();
-    assert!(matches!(place.shelf.rollback(), Err(Error::NoPrevious)));
+    assert!(matches!(place.turn().rollback(), Err(Error::NoPrevious)));
     assert_eq!(place.used().unwrap(), "2");
 }
 
 #[test]
 fn a_switch_can_be_undone_also_the_first_one() {
     let place = Place::new();
-    let first = place.keep("1", "1").switch().unwrap();
-    let second = place.keep("2", "2").switch().unwrap();
-    let third = place.keep("3", "3").switch().unwrap();
-    place.shelf.undo(&third).unwrap();
+    let first = place.keep("1", "1").switch().unwrap().1;
+    let second = place.keep("2", "2").switch().unwrap().1;
+    let third = place.keep("3", "3").switch().unwrap().1;
+    place.turn().undo(&third).unwrap();
     assert_eq!(place.links(), some(["2", "1"]));
-    place.shelf.undo(&second).unwrap();
+    place.turn().undo(&second).unwrap();
     assert_eq!(place.links(), [Some("1".to_owned()), None]);
-    assert!(matches!(place.shelf.undo(&third), Err(Error::Overtaken(_))));
-    place.shelf.undo(&first).unwrap();
+    assert!(matches!(
+        place.turn().undo(&third),
+        Err(Error::Overtaken(_))
+    ));
+    place.turn().undo(&first).unwrap();
     assert_eq!(place.links(), [None, None]);
     assert_eq!(place.names(), ["1", "2", "3"]);
 
     let place = Place::with(&["1", "2"]);
-    let back = place.shelf.rollback().unwrap();
-    place.shelf.undo(&back).unwrap();
+    let back = place.turn().rollback().unwrap();
+    place.turn().undo(&back).unwrap();
     assert_eq!(place.links(), some(["2", "1"]));
 }
 
@@ -204,12 +211,12 @@ fn what_is_not_there_is_not_switched_to() {
         "../outside",
         absolute.to_str().unwrap(),
     ] {
-        let refused = place.shelf.switch_to(name).unwrap_err();
+        let refused = place.turn().switch_to(name).unwrap_err();
         assert!(
             matches!(refused, Error::Unknown { .. }),
             "{name}: {refused}"
         );
-        let removed = place.shelf.remove(name);
+        let removed = place.turn().remove(name);
         assert!(removed.is_err() || name == "empty", "{name}");
     }
     assert_eq!(place.links(), [Some("1".to_owned()), None]);
@@ -219,10 +226,10 @@ fn what_is_not_there_is_not_switched_to() {
 #[test]
 fn what_is_used_is_not_removed() {
     let place = Place::with(&["1", "2"]);
-    assert!(matches!(place.shelf.remove("2"), Err(Error::InUse(_))));
-    place.shelf.remove("1").unwrap();
+    assert!(matches!(place.turn().remove("2"), Err(Error::InUse(_))));
+    place.turn().remove("1").unwrap();
     assert_eq!(place.names(), ["2", "current"]);
-    assert!(matches!(place.shelf.rollback(), Err(Error::NoPrevious)));
+    assert!(matches!(place.turn().rollback(), Err(Error::NoPrevious)));
     assert_eq!(place.used().unwrap(), "2");
 }
 
@@ -239,7 +246,7 @@ fn the_oldest_go_but_never_what_is_linked() {
     drop(place.keep("4", "4"));
     assert_eq!(place.names(), ["1", "2", "4", "current", "previous"]);
     grow_old(&place, "4", 7);
-    place.shelf.switch_to("4").unwrap();
+    place.turn().switch_to("4").unwrap();
     assert_eq!(place.links(), some(["4", "2"]));
     place.keep("5", "5").switch().unwrap();
     assert_eq!(place.names(), ["2", "4", "5", "current", "previous"]);
@@ -280,29 +287,21 @@ fn the_same_is_kept_once_and_another_of_that_name_beside_it() {
 #[test]
 fn one_installs_at_a_time() {
     let place = Place::with(&["1", "2"]);
-    let staging = Staging::new(place.shelf.hold().unwrap()).unwrap();
+    let staging = Staging::new(place.turn()).unwrap();
     let same = Shelf::new(place.shelf.folder().to_owned(), KIND);
-    let refused = [
-        same.hold().map(drop),
-        same.switch_to("1").map(drop),
-        same.rollback().map(drop),
-        same.remove("1"),
-    ];
-    for refused in refused {
-        let text = refused.unwrap_err().to_string();
-        assert!(text.contains("another installation is under way"), "{text}");
-        assert!(
-            text.contains(&format!("process {}", std::process::id())),
-            "{text}"
-        );
-    }
+    let text = same.turn().unwrap_err().to_string();
+    assert!(text.contains("another installation is under way"), "{text}");
+    assert!(
+        text.contains(&format!("process {}", std::process::id())),
+        "{text}"
+    );
     // Its folder is not cleared away below it, and all can look.
     same.tidy().unwrap();
     assert!(staging.content().exists());
     assert_eq!(same.list().unwrap().len(), 2);
     drop(staging);
     assert_eq!(place.names(), ["1", "2", "current", "previous"]);
-    same.switch_to("1").unwrap();
+    same.turn().unwrap().switch_to("1").unwrap();
 }
 
 #[test]
@@ -314,7 +313,7 @@ fn what_is_another_users_is_left_to_that_user() {
     } else {
         (Shelf::new("/etc".into(), KIND), 0)
     };
-    let refused = shelf.hold().unwrap_err();
+    let refused = shelf.turn().unwrap_err();
     assert!(matches!(refused, Error::NotOurs { uid, .. } if uid == owner));
     assert!(!place.shelf.folder().exists());
 }
@@ -342,12 +341,12 @@ fn a_link_to_elsewhere_is_one_like_others() {
     fs::remove_file(place.path(CURRENT)).unwrap();
     std::os::unix::fs::symlink(&outside, place.path(CURRENT)).unwrap();
     assert_eq!(place.used().unwrap(), "by hand");
-    let switched = place.shelf.switch_to("1").unwrap();
+    let switched = place.turn().switch_to("1").unwrap();
     assert_eq!(switched.before.as_deref(), outside.to_str());
     assert_eq!(place.used().unwrap(), "1");
-    place.shelf.rollback().unwrap();
+    place.turn().rollback().unwrap();
     assert_eq!(place.used().unwrap(), "by hand");
-    place.shelf.switch_to("1").unwrap();
+    place.turn().switch_to("1").unwrap();
     place.keep("2", "2").switch().unwrap();
     assert!(outside.join("file").exists());
 }
@@ -390,7 +389,7 @@ fn killed_at_each_step(
             "behind {done} steps"
         );
         if let Some(used) = seen.last().unwrap() {
-            assert_eq!(&place.shelf.rollback().unwrap().now, used);
+            assert_eq!(&place.turn().rollback().unwrap().now, used);
         }
     }
     for expected in may_be_used {

@@ -1,25 +1,36 @@
-//! What may be done to a shelf by whoever holds its lock.
+//! What may be done to a shelf by whose turn it is.
 
 use std::fs;
+use std::path::PathBuf;
 
 use super::Error;
 use super::links::{self, CURRENT, PREVIOUS};
 use super::record::Record;
-use super::shelf::{Installed, Shelf, Switched};
+use super::shelf::{Installed, Shelf};
 use super::staging::{self, Scratch};
 use crate::lock::Lock;
 
 /// How many are kept; the one that is used and the one before are always among them.
 const KEEP: usize = 3;
 
-/// A shelf that nobody else writes to.
+/// What a switch has changed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Switched {
+    /// What is used now.
+    pub now: String,
+    /// What was used before; the same where nothing had to be changed.
+    pub before: Option<String>,
+    previous: Option<String>,
+}
+
+/// A shelf to which nobody else writes until this is dropped.
 #[derive(Debug)]
-pub(super) struct Held {
+pub struct Turn {
     shelf: Shelf,
     _lock: Lock,
 }
 
-impl Held {
+impl Turn {
     pub(super) fn new(shelf: Shelf, lock: Lock) -> Self {
         Self { shelf, _lock: lock }
     }
@@ -28,7 +39,37 @@ impl Held {
         &self.shelf
     }
 
-    pub(super) fn switch_to(&self, name: &str) -> Result<Switched, Error> {
+    /// Where the one is that a rollback would use.
+    ///
+    /// # Errors
+    /// When there is nothing to go back to.
+    pub fn place_of_previous(&self) -> Result<PathBuf, Error> {
+        Ok(self.shelf.folder().join(self.previous()?))
+    }
+
+    fn previous(&self) -> Result<String, Error> {
+        self.shelf.to_go_back_to().ok_or(Error::NoPrevious)
+    }
+
+    /// Where the one of that name is.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn place(&self, name: &str) -> Result<PathBuf, Error> {
+        if self.shelf.is_whole(name) {
+            Ok(self.shelf.folder().join(name))
+        } else {
+            Err(self.unknown(name))
+        }
+    }
+
+    /// Uses the one of that name from now on. What is read by way of [`Shelf::current`] is the
+    /// old one or the new one at any moment, also after a kill.
+    ///
+    /// # Errors
+    /// When there is none of that name; nothing has changed then. When the disk refuses, the old one is
+    /// used still or, where it refused at the very end, the new one is.
+    pub fn switch_to(&self, name: &str) -> Result<Switched, Error> {
         let place = &self.shelf;
         if !place.is_whole(name) {
             return Err(self.unknown(name));
@@ -46,9 +87,13 @@ impl Held {
         Ok(switched)
     }
 
-    pub(super) fn rollback(&self) -> Result<Switched, Error> {
+    /// Uses the one again that was used before.
+    ///
+    /// # Errors
+    /// When there is none, or the disk refuses.
+    pub fn rollback(&self) -> Result<Switched, Error> {
         let place = &self.shelf;
-        let now = place.to_go_back_to().ok_or(Error::NoPrevious)?;
+        let now = self.previous()?;
         let before = place.linked(CURRENT);
         links::run(&links::going_back(
             place.folder(),
@@ -62,7 +107,11 @@ impl Held {
         })
     }
 
-    pub(super) fn undo(&self, switched: &Switched) -> Result<(), Error> {
+    /// Takes a switch back as if it had not been, also where nothing was used before it.
+    ///
+    /// # Errors
+    /// When somebody has switched since, or the disk refuses.
+    pub fn undo(&self, switched: &Switched) -> Result<(), Error> {
         let place = &self.shelf;
         if place.linked(CURRENT).as_ref() != Some(&switched.now) {
             return Err(Error::Overtaken(switched.now.clone()));
@@ -76,7 +125,11 @@ impl Held {
         links::run(&links::going_back(place.folder(), previous, before))
     }
 
-    pub(super) fn remove(&self, name: &str) -> Result<(), Error> {
+    /// Removes one that is not used.
+    ///
+    /// # Errors
+    /// When it is used, or not there, or the disk refuses.
+    pub fn remove(&self, name: &str) -> Result<(), Error> {
         let folder = self.shelf.folder();
         if !links::is_name(name) || !folder.join(name).is_dir() {
             return Err(self.unknown(name));
