@@ -31,7 +31,7 @@ use crate::panel::reload::{self, Current, Pair, Trigger};
 use crate::panel::rest::Rest;
 use crate::panel::{grpc, health, ports, reflection, tls};
 use crate::scrape::{self, Page};
-use crate::settings::{Limits, Secret, Settings};
+use crate::settings::{InForce, Limits, Secret, Settings};
 use crate::shutdown::{How, Shutdown};
 use crate::systemd::{self, Manager};
 use crate::telemetry::Metrics;
@@ -200,6 +200,7 @@ impl App {
         let facts = Facts {
             started,
             instance: Uuid::new_v4(),
+            settings: Arc::new(InForce::at_the_start()),
             identity,
             binary,
         };
@@ -260,6 +261,7 @@ impl App {
         let routes = routes.prepare();
         let mut tasks = JoinSet::new();
         tasks.spawn(reporter.follow(self.node.clone()));
+        let in_force = Arc::clone(&self.facts.settings);
         let operator = Operator::new(self.node.clone(), self.facts, shutdown.clone());
         let cores = Cores::new(self.node.clone());
         let installing =
@@ -299,7 +301,8 @@ impl App {
             maintenance.spawn(listener.serve(service, under_way.clone(), shutdown.clone()));
         }
         let files = [for_certificate, for_keys];
-        tasks.spawn(follow_hangups(hangup, files, self.node.clone(), manager));
+        let node = self.node.clone();
+        tasks.spawn(follow_hangups(hangup, files, node, in_force, manager));
         tasks.spawn(systemd::watch(manager, self.running.pulse()));
         let mut reporting = JoinSet::new();
         let (node, ending) = (self.node.clone(), shutdown.clone());
@@ -354,14 +357,20 @@ pub fn check(settings: &Settings) -> Result<(), Error> {
 }
 
 /// Reads everything anew with each hangup: the files, then the settings.
-async fn follow_hangups(mut hangup: Signal, files: [Trigger; 2], node: Node, manager: Manager) {
+async fn follow_hangups(
+    mut hangup: Signal,
+    files: [Trigger; 2],
+    node: Node,
+    in_force: Arc<InForce>,
+    manager: Manager,
+) {
     while hangup.recv().await.is_some() {
         manager.reloading().await;
         let reload = async {
             for file in &files {
                 file.pull().await;
             }
-            take_over_settings(&node).await;
+            take_over_settings(&node, &in_force).await;
         };
         manager.with_time(reload).await;
         manager.ready().await;
@@ -369,9 +378,10 @@ async fn follow_hangups(mut hangup: Signal, files: [Trigger; 2], node: Node, man
 }
 
 /// Takes over what can change while the node runs; everything else wants a restart.
-async fn take_over_settings(node: &Node) {
+async fn take_over_settings(node: &Node, in_force: &InForce) {
     match Settings::load() {
         Ok(settings) => {
+            in_force.take_over_live_ones();
             node.set_stop_grace(settings.stop_grace);
             telemetry::set_level(settings.log_level);
             tracing::info!(

@@ -8,9 +8,12 @@ use serde_json::json;
 
 use super::daemon::Daemon;
 use super::failure::Failure;
-use super::output::{BAD, Form, GOOD, POOR, number, say, say_json, styled, table};
-use crate::proto::raynode::v1::{CompareConfigRequest, CompareConfigResponse, Step};
-use crate::settings::{Settings, Sources, reference};
+use super::output::{BAD, Form, GOOD, POOR, counted, keep_whole, say, say_json, styled, table};
+use crate::doctor::waiting;
+use crate::proto::raynode::v1::{
+    CompareConfigRequest, CompareConfigResponse, GetSettingsRequest, Setting, Step,
+};
+use crate::settings::{Effective, Settings, Sources};
 use crate::xray::config::{Nobody, Skeleton};
 use crate::xray::core::Launcher;
 use crate::xray::logs::Logs;
@@ -44,16 +47,28 @@ enum Command {
 
 pub(super) async fn run(settings: Settings, arguments: Arguments) -> Result<ExitCode, Failure> {
     match arguments.command {
-        Command::Show { form } => show(form),
+        Command::Show { form } => show(&settings, form).await,
         Command::Check { file } => check(settings, &file).await,
         Command::Diff { file, form } => diff(&settings, &file, form).await,
     }
 }
 
-fn show(form: Form) -> Result<ExitCode, Failure> {
-    let effective = reference::effective(&Sources::found());
+/// What the daemon runs with; without one, what the next one would.
+async fn show(settings: &Settings, form: Form) -> Result<ExitCode, Failure> {
+    let written: Vec<Setting> = Effective::all(&Sources::found())
+        .into_iter()
+        .map(Setting::from)
+        .collect();
+    let in_force = match Daemon::find(&settings.runtime_dir).await {
+        Ok(daemon) => {
+            let asked = daemon.operator().get_settings(GetSettingsRequest {}).await;
+            asked?.into_inner().settings
+        }
+        Err(Failure::NoDaemon { .. }) => written.clone(),
+        Err(other) => return Err(other),
+    };
     if form.json {
-        let all: Vec<_> = effective
+        let all: Vec<_> = in_force
             .iter()
             .map(|one| json!({ "name": one.name, "value": one.value, "from": one.from }))
             .collect();
@@ -61,10 +76,17 @@ fn show(form: Form) -> Result<ExitCode, Failure> {
         return Ok(ExitCode::SUCCESS);
     }
     let mut shown = table(&["SETTING", "VALUE", "FROM"]);
-    for one in effective {
-        shown.add_row([one.name.to_owned(), one.value, one.from]);
+    keep_whole(&mut shown, 0);
+    for one in &in_force {
+        shown.add_row([&one.name, &one.value, &one.from]);
     }
     say(shown.trim_fmt())?;
+    for (name, value, mend) in waiting(&in_force, &written) {
+        say(styled(
+            POOR,
+            format!("{name} is {value} in the file, and not in force yet: {mend}"),
+        ))?;
+    }
     Ok(ExitCode::SUCCESS)
 }
 
@@ -91,7 +113,7 @@ async fn diff(settings: &Settings, file: &Path, form: Form) -> Result<ExitCode, 
     let request = CompareConfigRequest {
         config: read(file)?,
     };
-    let compared = daemon.operator().compare_config(request).await?;
+    let compared = daemon.patient_operator().compare_config(request).await?;
     let compared = compared.into_inner();
     if form.json {
         say_json("CompareConfigResponse", &compared)?;
@@ -130,8 +152,8 @@ fn say_difference(compared: &CompareConfigResponse) -> Result<(), Failure> {
     }
     if compared.dropped_count > 0 {
         say(format!(
-            "  {} users lose all their inbounds: {}",
-            number(compared.dropped_count),
+            "  without inbounds then, {}: {}",
+            counted(compared.dropped_count, "user"),
             compared.dropped_users.join(", ")
         ))?;
     }

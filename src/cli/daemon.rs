@@ -57,9 +57,12 @@ impl Daemon {
     }
 
     pub(super) fn operator(&self) -> OperatorServiceClient<Channel> {
-        OperatorServiceClient::new(self.quick.clone())
-            .max_decoding_message_size(MAX_MESSAGE)
-            .max_encoding_message_size(MAX_MESSAGE)
+        operator(self.quick.clone())
+    }
+
+    /// For what Xray is asked first.
+    pub(super) fn patient_operator(&self) -> OperatorServiceClient<Channel> {
+        operator(self.patient.clone())
     }
 
     pub(super) fn installing(&self) -> InstallServiceClient<Channel> {
@@ -69,6 +72,12 @@ impl Daemon {
     pub(super) fn cores(&self) -> CoreServiceClient<Channel> {
         CoreServiceClient::new(self.patient.clone())
     }
+}
+
+fn operator(channel: Channel) -> OperatorServiceClient<Channel> {
+    OperatorServiceClient::new(channel)
+        .max_decoding_message_size(MAX_MESSAGE)
+        .max_encoding_message_size(MAX_MESSAGE)
 }
 
 async fn connect(socket: PathBuf) -> io::Result<TokioIo<UnixStream>> {

@@ -5,13 +5,15 @@ use std::time::Instant;
 
 use serde_json::{Value, json};
 
+use tonic::Status;
+
 use super::EXIT_FAILED;
 use super::daemon::Daemon;
 use super::failure::Failure;
 use super::output::{BAD, FAINT, Form, GOOD, POOR, say, styled};
 use crate::doctor::{self, Finding, Found, Running, Verdict};
 use crate::lock::Lock;
-use crate::proto::raynode::v1::{GetStatusRequest, ListCoresRequest};
+use crate::proto::raynode::v1::{GetSettingsRequest, GetStatusRequest, ListCoresRequest};
 use crate::settings::{Mistakes, Settings};
 
 #[derive(Debug, clap::Args)]
@@ -58,24 +60,28 @@ async fn ask(settings: &Settings) -> Found {
         Err(Failure::NotAllowed { .. }) => return Found::Closed,
         Err(_) => return Found::Nobody,
     };
+    if let Ok(running) = answers(&daemon).await {
+        return Found::Running(Box::new(running));
+    }
+    let holder = Lock::holder(&settings.runtime_dir).ok().flatten();
+    holder.map_or(Found::Nobody, Found::Hanging)
+}
+
+async fn answers(daemon: &Daemon) -> Result<Running, Status> {
     let began = Instant::now();
-    let status = daemon.operator().get_status(GetStatusRequest {}).await;
+    let mut operator = daemon.operator();
+    let status = operator.get_status(GetStatusRequest {}).await?;
     let latency = began.elapsed();
-    let cores = match &status {
-        Ok(_) => daemon.cores().list_cores(ListCoresRequest {}).await,
-        Err(hangs) => Err(hangs.clone()),
-    };
-    let (Ok(status), Ok(cores)) = (status, cores) else {
-        let holder = Lock::holder(&settings.runtime_dir).ok().flatten();
-        return holder.map_or(Found::Nobody, Found::Hanging);
-    };
+    let settings = operator.get_settings(GetSettingsRequest {}).await?;
+    let cores = daemon.cores().list_cores(ListCoresRequest {}).await?;
     let cores = cores.into_inner();
-    Found::Running(Box::new(Running {
+    Ok(Running {
         status: status.into_inner(),
         cores: cores.cores,
         handovers: cores.handovers.unwrap_or_default(),
+        settings: settings.into_inner().settings,
         latency,
-    }))
+    })
 }
 
 fn show(finding: &Finding) -> Result<(), Failure> {

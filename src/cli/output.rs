@@ -4,7 +4,7 @@ use std::io::{IsTerminal, Write};
 use std::time::Duration;
 
 use anstyle::{AnsiColor, Style};
-use comfy_table::{CellAlignment, ContentArrangement, Table, presets};
+use comfy_table::{CellAlignment, ColumnConstraint, ContentArrangement, Table, presets};
 use indicatif::ProgressBar;
 use prost::Message;
 use prost_reflect::{DescriptorPool, DynamicMessage};
@@ -79,6 +79,13 @@ pub(super) fn table(columns: &[&str]) -> Table {
         }
     }
     table
+}
+
+/// The words of this column are not broken: they are to be copied.
+pub(super) fn keep_whole(table: &mut Table, column: usize) {
+    if let Some(column) = table.column_mut(column) {
+        column.set_constraint(ColumnConstraint::ContentWidth);
+    }
 }
 
 /// Prints a message of the node's own API as one line of JSON.
@@ -162,6 +169,12 @@ pub(super) fn seconds(count: u64) -> String {
 pub(super) fn day(unix_seconds: i64) -> String {
     OffsetDateTime::from_unix_timestamp(unix_seconds)
         .map_or_else(|_| "unknown".to_owned(), |moment| moment.date().to_string())
+}
+
+/// So many of them, in words.
+pub(super) fn counted(count: u64, what: &str) -> String {
+    let plural = if count == 1 { "" } else { "s" };
+    format!("{} {what}{plural}", number(count))
 }
 
 /// A number with commas between the thousands.

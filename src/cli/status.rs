@@ -8,7 +8,7 @@ use serde_json::Value;
 use super::daemon::Daemon;
 use super::failure::Failure;
 use super::output::{
-    BAD, Form, GOOD, POOR, bytes, day, json, number, say, say_facts, seconds, span, styled,
+    BAD, Form, GOOD, POOR, bytes, counted, day, json, number, say, say_facts, seconds, span, styled,
 };
 use crate::proto::raynode::v1::{
     Core, GetStatusRequest, GetStatusResponse, ListCoresRequest, ListCoresResponse, Phase, Role,
@@ -93,11 +93,14 @@ fn show(status: &GetStatusResponse, cores: &ListCoresResponse) -> Result<(), Fai
         facts.push((
             "so far",
             format!(
-                "{} hand-overs ({} without steering), {} refused, {} restarts",
-                tally.steered + tally.partly_steered + tally.plain,
+                "{} ({} without steering), {} refused, {}",
+                counted(
+                    tally.steered + tally.partly_steered + tally.plain,
+                    "hand-over"
+                ),
                 tally.plain,
                 tally.refused,
-                tally.restarts
+                counted(tally.restarts, "restart")
             ),
         ));
     }
@@ -140,7 +143,7 @@ fn core(core: &Core) -> (&'static str, String) {
         core.open_files
     );
     if core.role() == Role::Draining {
-        line = format!("{line}, {} connections", number(core.connections));
+        line = format!("{line}, {}", counted(core.connections, "connection"));
     }
     (name, line)
 }
@@ -171,6 +174,7 @@ fn users(status: &GetStatusResponse) -> String {
 fn pending(status: &GetStatusResponse) -> String {
     let on_their_way = match status.deliveries {
         0 => String::new(),
+        1 => ", 1 report is on its way".to_owned(),
         count => format!(", {} reports are on their way", number(count)),
     };
     match status.pending_bytes {

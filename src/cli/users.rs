@@ -4,7 +4,7 @@ use std::process::ExitCode;
 
 use super::daemon::Daemon;
 use super::failure::Failure;
-use super::output::{Form, bytes, number, say, say_facts, say_json, seconds, table};
+use super::output::{Form, bytes, counted, say, say_facts, say_json, seconds, table};
 use crate::proto::raynode::v1::{ListUsersRequest, Traffic, UserEntry};
 use crate::settings::Settings;
 
@@ -71,7 +71,7 @@ async fn list(daemon: &Daemon, request: ListUsersRequest, form: Form) -> Result<
         say(shown.trim_fmt())?;
     }
     if !form.json {
-        say(format!("{} users", number(count)))?;
+        say(counted(count, "user"))?;
     }
     Ok(ExitCode::SUCCESS)
 }
@@ -116,14 +116,19 @@ async fn show(daemon: &Daemon, email: &str, form: Form) -> Result<ExitCode, Fail
         facts.push(("online", format!("{} for {}", address.ip, seconds(since))));
     }
     if user.addresses.is_empty() {
-        facts.push(("online", "no".to_owned()));
+        facts.push(("online", online_at_all(&user).to_owned()));
     }
     say_facts(&facts)?;
     Ok(ExitCode::SUCCESS)
 }
 
+fn online_at_all(user: &UserEntry) -> &'static str {
+    if user.online { "yes" } else { "no" }
+}
+
 fn online(user: &UserEntry) -> String {
     match user.addresses.len() {
+        0 if user.online => "yes".to_owned(),
         0 => String::new(),
         1 => "1 address".to_owned(),
         count => format!("{count} addresses"),

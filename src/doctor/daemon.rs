@@ -8,7 +8,7 @@ use super::symptoms::{
     DAEMON_IS_DOWN, DAEMON_IS_SLOW, DAEMON_MAY_NOT_BE_ASKED, HANDOVER_WAS_PLAIN,
     USAGE_IS_NOT_COLLECTED,
 };
-use crate::proto::raynode::v1::{Core, GetStatusResponse, Handovers, Phase};
+use crate::proto::raynode::v1::{Core, GetStatusResponse, Handovers, Phase, Setting};
 use crate::settings::Settings;
 
 /// So long a healthy daemon takes at most to tell what it does.
@@ -49,6 +49,8 @@ pub struct Running {
     pub cores: Vec<Core>,
     /// How often one made way.
     pub handovers: Handovers,
+    /// What it runs with.
+    pub settings: Vec<Setting>,
     /// How long it took to say that.
     pub latency: Duration,
 }
@@ -173,6 +175,7 @@ mod tests {
             status: GetStatusResponse::default(),
             cores: Vec::new(),
             handovers: Handovers::default(),
+            settings: Vec::new(),
             latency,
         };
         assert_eq!(answers(&running(SLOW)).symptom, None);

@@ -10,11 +10,13 @@ mod identity;
 mod machine;
 mod network;
 pub mod symptoms;
+mod written;
 
 use self::symptoms::Symptom;
 use crate::settings::{Mistakes, Settings};
 
 pub use self::daemon::{Found, Running};
+pub use self::written::waiting;
 
 /// How bad something is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -91,7 +93,7 @@ pub async fn examine(settings: Result<Settings, Mistakes>, found: Found) -> Vec<
                 .map(|mistake| Finding::ill(&symptoms::SETTING_IS_WRONG, mistake.to_string(), "")),
         ),
         Ok(settings) => {
-            findings.push(Finding::well("settings", "every one of them makes sense"));
+            findings.extend(written::look(running));
             findings.extend(daemon::look(&settings, &found));
             findings.extend(folders::look(&settings, running));
             findings.extend(identity::look(&settings, running));

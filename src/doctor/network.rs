@@ -14,7 +14,8 @@ use tokio::process::Command;
 use super::Finding;
 use super::daemon::Found;
 use super::symptoms::{
-    FIREWALL_IS_CLOSED, PORT_DOES_NOT_ANSWER, PORT_IS_TAKEN, PORT_NEEDS_A_CAPABILITY,
+    FIREWALL_IS_CLOSED, METRICS_ARE_NOT_SERVED, PORT_DOES_NOT_ANSWER, PORT_IS_TAKEN,
+    PORT_NEEDS_A_CAPABILITY,
 };
 use crate::settings::Settings;
 
@@ -27,10 +28,21 @@ pub(super) async fn look(settings: &Settings, found: &Found) -> Vec<Finding> {
     for address in std::iter::once(settings.listen).chain(settings.maintenance) {
         findings.push(match found {
             Found::Nobody => is_free(address),
-            Found::Running(_) | Found::Hanging(_) | Found::Closed => answers(address).await,
+            Found::Running(_) | Found::Hanging(_) | Found::Closed => {
+                answers(address, handshake(reached_at(address))).await
+            }
         });
         let rules = firewall.as_deref();
         findings.extend(rules.and_then(|rules| names(rules, address.port())));
+    }
+    if let Some(address) = settings.metrics {
+        let found = match found {
+            Found::Nobody => is_free(address),
+            Found::Running(_) | Found::Hanging(_) | Found::Closed => {
+                answers(address, connect(reached_at(address))).await
+            }
+        };
+        findings.push(of_metrics(found, address.port()));
     }
     findings
 }
@@ -48,28 +60,38 @@ fn is_free(address: SocketAddr) -> Finding {
     }
 }
 
-async fn answers(address: SocketAddr) -> Finding {
-    let reached_at = SocketAddr::new(
-        match address.ip() {
-            IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
-            IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
-            ip => ip,
-        },
-        address.port(),
-    );
+/// Where on this machine what listens there is reached.
+fn reached_at(address: SocketAddr) -> SocketAddr {
+    let ip = match address.ip() {
+        IpAddr::V4(ip) if ip.is_unspecified() => Ipv4Addr::LOCALHOST.into(),
+        IpAddr::V6(ip) if ip.is_unspecified() => Ipv6Addr::LOCALHOST.into(),
+        ip => ip,
+    };
+    SocketAddr::new(ip, address.port())
+}
+
+async fn answers(address: SocketAddr, asked: impl Future<Output = io::Result<()>>) -> Finding {
     let port = address.port().to_string();
-    match tokio::time::timeout(DEADLINE, handshake(reached_at)).await {
+    match tokio::time::timeout(DEADLINE, asked).await {
         Ok(Ok(())) => Finding::well("ports", format!("{address} answers")),
-        Ok(Err(error)) => Finding::ill(
-            &PORT_DOES_NOT_ANSWER,
-            format!("{reached_at}: {error}"),
-            &port,
-        ),
+        Ok(Err(error)) => Finding::ill(&PORT_DOES_NOT_ANSWER, format!("{address}: {error}"), &port),
         Err(_) => {
-            let found = format!("{reached_at}: nothing within {} s", DEADLINE.as_secs());
+            let found = format!("{address}: nothing within {} s", DEADLINE.as_secs());
             Finding::ill(&PORT_DOES_NOT_ANSWER, found, &port)
         }
     }
+}
+
+/// What keeps a panel out keeps only Prometheus out there.
+fn of_metrics(finding: Finding, port: u16) -> Finding {
+    match finding.symptom {
+        Some(_) => Finding::ill(&METRICS_ARE_NOT_SERVED, finding.found, &port.to_string()),
+        None => finding,
+    }
+}
+
+async fn connect(address: SocketAddr) -> io::Result<()> {
+    TcpStream::connect(address).await.map(drop)
 }
 
 /// Whoever answers: a certificate that is refused was shown, and whether it is the right one is looked at
@@ -132,7 +154,10 @@ mod tests {
         assert_eq!(is_free(address).symptom, Some(&PORT_IS_TAKEN));
         drop(listener);
         assert_eq!(is_free(address).symptom, None);
-        assert_eq!(answers(address).await.symptom, Some(&PORT_DOES_NOT_ANSWER));
+        assert_eq!(
+            answers(address, handshake(address)).await.symptom,
+            Some(&PORT_DOES_NOT_ANSWER)
+        );
     }
 
     #[test]

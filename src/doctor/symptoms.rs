@@ -36,6 +36,12 @@ symptoms! {
     SETTING_IS_WRONG: Fail "settings",
         "The daemon does not start with it.",
         "correct it in the environment, in .env or in /etc/raynode/raynode.env; docs/settings.md has all of them";
+    SETTING_IS_UNKNOWN: Warn "settings",
+        "Nobody reads it: it is misspelt, or of another program. What it was meant for has its default.",
+        "raynode config show has every name; correct it, or remove the line";
+    SETTING_IS_NOT_IN_FORCE: Warn "settings",
+        "It was changed in the file, and the daemon still runs with what it read before.",
+        "raynode reload where docs/settings.md says that a reload takes it over; else raynode restart";
 
     DAEMON_IS_DOWN: Fail "daemon",
         "Nobody answers the panel. A core that serves goes on serving, and nobody looks after it.",
@@ -115,6 +121,9 @@ symptoms! {
     PORT_DOES_NOT_ANSWER: Fail "ports",
         "The daemon runs and its port does not answer with TLS: no panel gets through.",
         "journalctl -u raynode; ss -ltn 'sport = :{}'";
+    METRICS_ARE_NOT_SERVED: Warn "ports",
+        "Prometheus gets nothing from METRICS_LISTEN; the node serves all the same.",
+        "ss -ltnp 'sport = :{}' names who has the port; set another METRICS_LISTEN, or raynode restart once it is free";
     FIREWALL_IS_CLOSED: Warn "ports",
         "A firewall runs on this machine and does not name the port: the panel may not get through.",
         "ufw allow {}/tcp";

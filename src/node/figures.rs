@@ -51,7 +51,10 @@ impl Node {
         Figures {
             standing: self.standing(),
             failures: if in_peace { 0 } else { state.failures },
-            users_online: self.harvester.users_online(&epochs),
+            users_online: self
+                .harvester
+                .names_online(&epochs)
+                .map(|names| names.len()),
             cores,
             tally,
             usage: self.harvester.ledger().figures(),

@@ -18,7 +18,7 @@ pub(super) enum Look {
     /// What is served, or is to be.
     Applied(oneshot::Sender<Option<Desired>>),
     /// What a Start with this configuration and the users of now would do.
-    Compare(Box<Skeleton>, oneshot::Sender<Comparison>),
+    Compare(Arc<Skeleton>, oneshot::Sender<Comparison>),
 }
 
 /// Somebody who may connect.

@@ -1,18 +1,20 @@
 //! A node at a moment, for its operator. Needs no session, and nothing here changes anything.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::sync::oneshot;
 
-use super::look::{Comparison, Listed, Look};
+use super::look::{Comparison, Listed, Look, Step};
 use super::{Error, LastChange, Node, Session, Standing, UnderWay};
-use crate::usage::OnlineUser;
+use crate::usage::book::Epoch;
 use crate::usage::book::Of;
 use crate::usage::counter::Kind;
 use crate::usage::harvest::TELLS_USERS_STATS;
 use crate::usage::ledger::{self, Total};
-use crate::xray::config::Skeleton;
+use crate::usage::{Address, OnlineUser};
+use crate::xray::config::{Nobody, Skeleton};
 use crate::xray::logs::Viewer;
 use crate::xray::parts::Parts;
 
@@ -20,6 +22,8 @@ use crate::xray::parts::Parts;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// The same for who has waited for a download.
 const LONG_PATIENCE: Duration = Duration::from_secs(120);
+/// Of how many users an older core is asked where they are.
+const ASKED_SINGLY: usize = 100;
 /// How long the core may take to tell who is online, for who can do without.
 const SHORT_PATIENCE: Duration = Duration::from_millis(300);
 
@@ -57,17 +61,43 @@ impl Node {
     }
 
     async fn count_online(&self) -> Option<usize> {
-        let online = tokio::time::timeout(SHORT_PATIENCE, self.whoever_is_online());
-        Some(online.await.ok()??.len())
+        let serving = self.state.borrow().serving.clone()?;
+        if serving.source.version < TELLS_USERS_STATS {
+            return Some(self.names_online()?.len());
+        }
+        let online = tokio::time::timeout(SHORT_PATIENCE, self.online_at(&serving.source));
+        Some(online.await.ok()?.ok()?.len())
+    }
+
+    fn names_online(&self) -> Option<BTreeSet<String>> {
+        let alive = self.alive();
+        let epochs: Vec<Epoch> = alive.iter().map(|core| core.epoch).collect();
+        self.harvester.names_online(&epochs)
     }
 
     /// Everybody who is online, by the last harvest, with or without a session; `None` where no core tells.
+    /// A core before 26.4.13 tells names only: of a hundred of them it is asked for the addresses, one by one.
     pub async fn whoever_is_online(&self) -> Option<Vec<OnlineUser>> {
         let serving = self.state.borrow().serving.clone()?;
-        if serving.source.version < TELLS_USERS_STATS {
-            return None;
+        if serving.source.version >= TELLS_USERS_STATS {
+            return self.online_at(&serving.source).await.ok();
         }
-        self.online_at(&serving.source).await.ok()
+        let mut online = Vec::new();
+        for (place, email) in self.names_online()?.into_iter().enumerate() {
+            let addresses = if place < ASKED_SINGLY {
+                self.addresses(&email).await.unwrap_or_default()
+            } else {
+                BTreeMap::new()
+            };
+            let addresses = addresses.into_iter().map(|(ip, latest)| Address {
+                ip,
+                latest,
+                since: latest,
+            });
+            let addresses = addresses.collect();
+            online.push(OnlineUser { email, addresses });
+        }
+        Some(online)
     }
 
     /// Everybody who may connect, sorted by e-mail.
@@ -81,11 +111,21 @@ impl Node {
     /// What a Start with this configuration and the users of now would do.
     ///
     /// # Errors
-    /// When the configuration can't be used, or a change takes too long.
+    /// When the configuration can't be used, Xray would not run it, or a change takes too long.
     pub async fn compare(&self, config: &str) -> Result<Comparison, Error> {
-        let skeleton = Box::new(Skeleton::parse(config, &[])?);
-        self.look(PATIENCE, |reply| Look::Compare(skeleton, reply))
-            .await
+        let skeleton = Arc::new(Skeleton::parse(config, &[])?);
+        let compared = {
+            let skeleton = Arc::clone(&skeleton);
+            self.look(PATIENCE, |reply| Look::Compare(skeleton, reply))
+                .await?
+        };
+        if matches!(
+            compared.step,
+            Step::HandOver | Step::Restart(_) | Step::Fresh
+        ) {
+            self.launcher.check(&skeleton, &Nobody).await?;
+        }
+        Ok(compared)
     }
 
     /// Whether a core of these parts would run what is served, or is to be. Nothing is changed by that.

@@ -180,7 +180,7 @@ impl Node {
     }
 
     /// The core that serves, and those that drain.
-    fn alive(&self) -> Vec<Source> {
+    pub(super) fn alive(&self) -> Vec<Source> {
         let state = self.state.borrow();
         let serving = state.serving.iter().map(|serving| serving.source.clone());
         let draining = state.draining.iter().map(|core| core.source.clone());
@@ -342,7 +342,7 @@ impl Node {
     }
 
     /// Those at any core that is alive, one that knows him being enough.
-    async fn addresses(&self, email: &str) -> Result<BTreeMap<String, i64>, Error> {
+    pub(super) async fn addresses(&self, email: &str) -> Result<BTreeMap<String, i64>, Error> {
         let mut all = BTreeMap::new();
         let mut found = Err(Error::CoreNotStarted);
         for (place, core) in self.alive().iter().enumerate() {

@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::pin::Pin;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use nix::sys::signal::{Signal, kill};
@@ -17,13 +18,15 @@ use crate::panel::status;
 use crate::proto::raynode::v1::operator_service_server::{OperatorService, OperatorServiceServer};
 use crate::proto::raynode::v1::{
     AddKeyRequest, AddKeyResponse, Certificate, CompareConfigRequest, CompareConfigResponse,
-    GetCertificateRequest, GetPairingRequest, GetPairingResponse, GetStatusRequest,
-    GetStatusResponse, ImportCertificateRequest, ListKeysRequest, ListKeysResponse,
-    ListUsageRequest, ListUsersRequest, LogLine, ReadLogsRequest, ReloadRequest, ReloadResponse,
-    RenewCertificateRequest, RestartRequest, RestartResponse, RevokeKeyRequest, RevokeKeyResponse,
-    StopRequest, StopResponse, UsageTotal, UserEntry,
+    GetCertificateRequest, GetPairingRequest, GetPairingResponse, GetSettingsRequest,
+    GetSettingsResponse, GetStatusRequest, GetStatusResponse, ImportCertificateRequest,
+    ListKeysRequest, ListKeysResponse, ListUsageRequest, ListUsersRequest, LogLine,
+    ReadLogsRequest, ReloadRequest, ReloadResponse, RenewCertificateRequest, RestartRequest,
+    RestartResponse, RevokeKeyRequest, RevokeKeyResponse, Setting, StopRequest, StopResponse,
+    UsageTotal, UserEntry,
 };
 use crate::replace;
+use crate::settings::{Effective, InForce};
 use crate::shutdown::Shutdown;
 
 /// What the daemon knows of itself.
@@ -33,6 +36,8 @@ pub struct Facts {
     pub started: SystemTime,
     /// Its own number.
     pub instance: Uuid,
+    /// What it was told to do.
+    pub settings: Arc<InForce>,
     /// Who it is to panels.
     pub identity: Identity,
     /// The binary that takes over when it is asked to make way.
@@ -125,6 +130,15 @@ impl OperatorService for Operator {
         let compared = self.node.compare(&request.into_inner().config).await;
         let compared = compared.map_err(|error| config::status_of(&error))?;
         Ok(Response::new(config::response(compared)))
+    }
+
+    async fn get_settings(
+        &self,
+        _: Request<GetSettingsRequest>,
+    ) -> Result<Response<GetSettingsResponse>, Status> {
+        let all = self.facts.settings.all();
+        let settings = all.iter().cloned().map(Setting::from).collect();
+        Ok(Response::new(GetSettingsResponse { settings }))
     }
 
     async fn reload(&self, _: Request<ReloadRequest>) -> Result<Response<ReloadResponse>, Status> {
@@ -222,4 +236,21 @@ impl OperatorService for Operator {
 /// The one way in which a node is told such things, whoever does it.
 fn tell_ourselves(signal: Signal) -> Result<(), Status> {
     kill(Pid::this(), signal).map_err(|error| Status::internal(format!("{signal}: {error}")))
+}
+
+impl From<Effective> for Setting {
+    fn from(effective: Effective) -> Self {
+        let Effective {
+            name,
+            value,
+            from,
+            live,
+        } = effective;
+        Self {
+            name: name.to_owned(),
+            value,
+            from,
+            live,
+        }
+    }
 }

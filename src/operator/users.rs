@@ -14,7 +14,7 @@ use crate::usage::ledger::Total;
 pub(super) async fn list(node: &Node, request: &ListUsersRequest) -> Result<Vec<UserEntry>, Error> {
     let (users, totals) = tokio::try_join!(node.users(), node.totals_of_now())?;
     let online = node.whoever_is_online().await.unwrap_or_default();
-    let mut addresses: HashMap<String, Vec<OnlineAddress>> = online
+    let mut online: HashMap<String, Vec<OnlineAddress>> = online
         .into_iter()
         .map(|user| {
             (
@@ -36,8 +36,10 @@ pub(super) async fn list(node: &Node, request: &ListUsersRequest) -> Result<Vec<
         .filter(|user| is_asked_for(&user.email))
         .map(|user| {
             let used = used.get(&user.email);
+            let there = online.remove(&*user.email);
             UserEntry {
-                addresses: addresses.remove(&*user.email).unwrap_or_default(),
+                online: there.is_some(),
+                addresses: there.unwrap_or_default(),
                 lifetime: used.map(|used| traffic(used.lifetime)),
                 pending: used.map(|used| traffic(used.pending)),
                 inbounds: user.inbounds.iter().map(ToString::to_string).collect(),
@@ -45,7 +47,7 @@ pub(super) async fn list(node: &Node, request: &ListUsersRequest) -> Result<Vec<
             }
         });
     Ok(entries
-        .filter(|entry| !request.online || !entry.addresses.is_empty())
+        .filter(|entry| !request.online || entry.online)
         .collect())
 }
 

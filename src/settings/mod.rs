@@ -4,6 +4,7 @@
 //! reported in one run; nothing is silently replaced by a default.
 
 mod core;
+mod effective;
 mod limits;
 mod parse;
 pub mod reference;
@@ -18,6 +19,7 @@ use tracing::level_filters::LevelFilter;
 use uuid::Uuid;
 
 pub use self::core::{CoreSettings, InstallSettings, MemoryLimit};
+pub use self::effective::{Effective, InForce};
 pub use self::limits::Limits;
 use self::parse::{Listen, Reader};
 pub use self::parse::{duration as a_span, subject_names};

@@ -1,8 +1,6 @@
 //! Every setting with its default and what it means: the one table behind `docs/settings.md` and
 //! `raynode config show`.
 
-use super::source::Sources;
-
 /// A setting.
 #[derive(Clone, Copy, Debug)]
 pub struct Setting {
@@ -25,17 +23,6 @@ pub struct Group {
     pub title: &'static str,
     /// They.
     pub settings: &'static [Setting],
-}
-
-/// What is in force.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Effective {
-    /// Which setting.
-    pub name: &'static str,
-    /// Its value; `(hidden)` for a secret.
-    pub value: String,
-    /// Where that comes from: `environment`, a file, or `default`.
-    pub from: String,
 }
 
 const fn with_restart(name: &'static str, default: &'static str, meaning: &'static str) -> Setting {
@@ -283,25 +270,9 @@ pub const GROUPS: [Group; 6] = [
     },
 ];
 
-/// Every setting as it is in force.
-#[must_use]
-pub fn effective(sources: &Sources) -> Vec<Effective> {
-    let settings = GROUPS.iter().flat_map(|group| group.settings);
-    let one = |setting: &Setting| {
-        let found = sources.find_value(setting.name);
-        let (value, from) =
-            found.unwrap_or_else(|| (setting.default.replace('`', ""), "default".to_owned()));
-        Effective {
-            name: setting.name,
-            value: if setting.secret && from != "default" {
-                "(hidden)".to_owned()
-            } else {
-                value
-            },
-            from,
-        }
-    };
-    settings.map(one).collect()
+/// Each of them, whatever its group.
+pub fn all() -> impl Iterator<Item = &'static Setting> {
+    GROUPS.iter().flat_map(|group| group.settings)
 }
 
 /// The reference, as a page of the documentation.
@@ -339,7 +310,7 @@ directory; under systemd its settings are in `/etc/raynode/raynode.env`. The nam
 its `.env` works.
 
 A value that is wrong is never replaced by the default: every mistake is named in one run, and nothing starts.
-`raynode config show` prints what is in force and where each value comes from.
+`raynode config show` prints what is in force and where each value comes from, and what of the file is not in force yet.
 
 Spans of time: a number with `ms`, `s`, `m`, `h` or `d`; a bare number is seconds. Sizes: a number with `KiB`, `MiB` or
 `GiB`; a bare number is bytes.

@@ -1,10 +1,10 @@
 //! Where values come from.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::io;
 use std::path::{Path, PathBuf};
 
-use super::{FILE_VARIABLE, HERE, Mistake, SERVICE};
+use super::{FILE_VARIABLE, HERE, Mistake, SERVICE, reference};
 
 /// Gives the value of a variable, if it is set.
 pub trait Source {
@@ -48,9 +48,25 @@ impl Sources {
         (Self { file, values }, mistakes)
     }
 
+    /// The file that `RAYNODE_SETTINGS` names has to be there; the `usual` one may.
+    fn named_or(usual: &Path) -> (Self, Vec<Mistake>) {
+        let Some(named) = named() else {
+            return Self::read(usual);
+        };
+        let (sources, mut mistakes) = Self::read(&named);
+        if !named.exists() && mistakes.is_empty() {
+            mistakes.push(Mistake {
+                variable: FILE_VARIABLE.to_owned(),
+                value: named.display().to_string(),
+                allowed: "a file that is there".to_owned(),
+            });
+        }
+        (sources, mistakes)
+    }
+
     /// What a daemon reads: the file that `RAYNODE_SETTINGS` names, or `.env` in the working directory.
     pub(super) fn of_the_daemon() -> (Self, Vec<Mistake>) {
-        Self::read(&named().unwrap_or_else(|| HERE.into()))
+        Self::named_or(Path::new(HERE))
     }
 
     /// The same for a command that somebody gives anywhere: that of the service comes before what lies about in
@@ -62,7 +78,23 @@ impl Sources {
         } else {
             Path::new(HERE)
         };
-        Self::read(&named().unwrap_or_else(|| usual.to_owned()))
+        Self::named_or(usual)
+    }
+
+    /// Where the file is.
+    #[must_use]
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
+    /// Names in the file that nobody reads, sorted.
+    #[must_use]
+    pub fn unknown(&self) -> Vec<&str> {
+        let known: HashSet<&str> = reference::all().map(|setting| setting.name).collect();
+        let names = self.values.keys().map(String::as_str);
+        let mut unknown: Vec<&str> = names.filter(|name| !known.contains(name)).collect();
+        unknown.sort_unstable();
+        unknown
     }
 
     /// What a command finds, right or wrong.
@@ -117,10 +149,13 @@ pub(super) fn env_file(path: &Path, mistakes: &mut Vec<Mistake>) -> HashMap<Stri
         Ok(text) => text,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return HashMap::new(),
         Err(error) => {
-            mistake(
-                format!("unreadable ({error})"),
-                "a text file of NAME=value lines",
-            );
+            let allowed = match error.kind() {
+                io::ErrorKind::PermissionDenied => {
+                    "a file that you may read: do this as root (sudo)"
+                }
+                _ => "a text file of NAME=value lines",
+            };
+            mistake(format!("unreadable ({error})"), allowed);
             return HashMap::new();
         }
     };

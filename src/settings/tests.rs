@@ -396,7 +396,7 @@ fn what_is_in_force_is_shown_with_its_place_and_without_secrets() {
     .unwrap();
     let (sources, mistakes) = Sources::read(&file);
     assert!(mistakes.is_empty());
-    let all = reference::effective(&sources);
+    let all = Effective::all(&sources);
     let of = |name: &str| all.iter().find(|one| one.name == name).unwrap();
     assert_eq!(
         (

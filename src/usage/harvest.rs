@@ -312,10 +312,9 @@ impl Harvester {
         Ok(online.map(|online| online.users()).unwrap_or_default())
     }
 
-    /// How many users are online at these cores, each counted once, by the last glance at each; `None` where
-    /// one of them does not tell.
+    /// Who is online at these cores, by the last glance at each; `None` where one of them does not tell.
     #[must_use]
-    pub fn users_online(&self, epochs: &[Epoch]) -> Option<usize> {
+    pub fn names_online(&self, epochs: &[Epoch]) -> Option<BTreeSet<String>> {
         let there: Option<Vec<Arc<There>>> = {
             let cores = self.cores.lock().unwrap_or_else(PoisonError::into_inner);
             let there = epochs
@@ -327,13 +326,8 @@ impl Harvester {
         if there.iter().any(|there| there.at.elapsed() > STALE) {
             return None;
         }
-        match there.as_slice() {
-            [one] => Some(one.names.len()),
-            several => {
-                let names = several.iter().flat_map(|there| &there.names);
-                Some(names.collect::<HashSet<_>>().len())
-            }
-        }
+        let names = there.iter().flat_map(|there| &there.names);
+        Some(names.cloned().collect())
     }
 
     fn recent(&self, epoch: Epoch) -> Option<Arc<Online>> {

@@ -47,7 +47,7 @@ const HEALTH_FAILURES: u32 = 10;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The binary is missing, is not executable, or is not Xray.
-    #[error("{}: {reason}; install xray there or set XRAY_EXECUTABLE_PATH", .binary.display())]
+    #[error("{}: {reason}; `raynode core install` brings one, or XRAY_EXECUTABLE_PATH names one", .binary.display())]
     Binary {
         /// Where it was looked for.
         binary: PathBuf,

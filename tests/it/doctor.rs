@@ -94,6 +94,37 @@ async fn what_cost_connections_is_found_afterwards() {
 }
 
 #[test]
+fn what_is_written_and_not_in_force_is_found() {
+    let mut node = NodeProcess::prepare(NODE, &[]);
+    let file = node.folder().join("raynode.env");
+    std::fs::write(&file, "DRAIN_TIMEOUT=1h\nLOG_BUFFER_SIZE=100\n").unwrap();
+    node.unset("DRAIN_TIMEOUT");
+    node.unset("LOG_BUFFER_SIZE");
+    node.set("RAYNODE_SETTINGS", file.to_str().unwrap());
+    node.launch();
+    let waiting = || {
+        let output = node.command(&["doctor", "--quiet", "--json"]);
+        let findings: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
+        let waiting = findings
+            .iter()
+            .filter(|one| one["name"] == "setting-is-not-in-force");
+        let mends: Vec<String> = waiting
+            .map(|one| one["mend"].as_str().unwrap().to_owned())
+            .collect();
+        mends
+    };
+    assert_eq!(waiting(), [""; 0]);
+    std::fs::write(&file, "DRAIN_TIMEOUT=2h\nLOG_BUFFER_SIZE=200\n").unwrap();
+    let shown = String::from_utf8(node.command(&["config", "show"]).stdout).unwrap();
+    assert!(shown.contains("DRAIN_TIMEOUT is 2h in the file"), "{shown}");
+    assert_eq!(waiting().len(), 2);
+    assert!(node.command(&["reload"]).status.success());
+    let deadline = std::time::Instant::now() + std::time::Duration::from_secs(10);
+    while waiting() != ["raynode restart"] && std::time::Instant::now() < deadline {}
+    assert_eq!(waiting(), ["raynode restart"]);
+}
+
+#[test]
 fn a_daemon_that_hangs_is_told_from_one_that_is_not_there() {
     let node = NodeProcess::start(NODE);
     node.signal(Signal::SIGSTOP);
@@ -162,6 +193,13 @@ fn it_works_with_the_daemon_down() {
     drop(foreign);
     assert!(!has(&node, "port-is-taken"));
 
+    let foreign = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = foreign.local_addr().unwrap().to_string();
+    node.set("METRICS_LISTEN", &address);
+    assert!(has(&node, "metrics-are-not-served"));
+    drop(foreign);
+    assert!(!has(&node, "metrics-are-not-served"));
+
     std::fs::write(state.join("certs/ssl_cert.pem"), "nonsense").unwrap();
     assert!(has(&node, "certificate-is-unusable"));
 
@@ -175,6 +213,14 @@ fn it_works_with_the_daemon_down() {
     assert!(has(&node, "xray-lacks-a-feature"));
     node.set("XRAY_ASSETS_PATH", "/no/such/folder");
     assert!(has(&node, "assets-are-missing"));
+
+    let file = node.folder().join("raynode.env");
+    std::fs::write(&file, "SERVCE_PORT=1\nSTATE_DIR=/elsewhere\n").unwrap();
+    node.set("RAYNODE_SETTINGS", file.to_str().unwrap());
+    let output = node.command(&["doctor", "--quiet"]);
+    let text = String::from_utf8(output.stdout).unwrap();
+    assert!(text.contains("SERVCE_PORT in "), "{text}");
+    assert!(!text.contains("STATE_DIR in "), "{text}");
 
     node.set("STOP_GRACE", "soon");
     let wrong = found(&node);

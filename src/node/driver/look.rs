@@ -20,7 +20,7 @@ impl Driver {
                 skeleton: Arc::clone(&applied.skeleton),
                 roster: applied.roster.clone(),
             }))),
-            Look::Compare(skeleton, reply) => drop(reply.send(self.compare(*skeleton))),
+            Look::Compare(skeleton, reply) => drop(reply.send(self.compare(skeleton))),
         });
     }
 
@@ -55,7 +55,7 @@ impl Driver {
         users.into_iter().map(listed).collect()
     }
 
-    fn compare(&self, skeleton: Skeleton) -> Comparison {
+    fn compare(&self, skeleton: Arc<Skeleton>) -> Comparison {
         let mut roster = Roster::empty(skeleton.inbounds());
         let Some(applied) = self.applied() else {
             return Comparison {
@@ -67,10 +67,7 @@ impl Driver {
         roster.take_over(&applied.roster);
         let mut dropped = applied.roster.gone_in(&roster);
         dropped.sort();
-        let desired = Desired {
-            skeleton: Arc::new(skeleton),
-            roster,
-        };
+        let desired = Desired { skeleton, roster };
         let differences = applied.skeleton.differences(&desired.skeleton);
         let step = match (
             &self.phase,

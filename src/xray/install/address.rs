@@ -81,7 +81,8 @@ pub(super) fn shown(url: &Url) -> String {
 }
 
 /// The same for what may be no URL.
-pub(super) fn shown_text(url: &str) -> String {
+#[must_use]
+pub fn shown_text(url: &str) -> String {
     match Url::parse(url) {
         Ok(url) if url.has_host() => shown(&url),
         // Nobody knows where in it a password is.

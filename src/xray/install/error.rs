@@ -20,7 +20,7 @@ pub enum Error {
         by: Option<i32>,
     },
     /// The folder is another user's.
-    #[error("{} belongs to the user with the number {uid}: do this as that user", .folder.display())]
+    #[error("{} belongs to the user {owner}: do this as that user, as in `sudo -u {owner} raynode core list`", .folder.display(), owner = user_name(*.uid))]
     NotOurs {
         /// Which folder.
         folder: PathBuf,
@@ -203,4 +203,11 @@ impl Error {
         let path = path.to_owned();
         move |source| Self::Disk { path, source }
     }
+}
+
+/// As the system calls that user, or the number.
+fn user_name(uid: u32) -> String {
+    let user = nix::unistd::User::from_uid(nix::unistd::Uid::from_raw(uid));
+    let name = user.ok().flatten().map(|user| user.name);
+    name.unwrap_or_else(|| format!("#{uid}"))
 }

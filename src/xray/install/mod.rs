@@ -42,6 +42,7 @@ mod testing;
 
 use std::time::Duration;
 
+pub use self::address::shown_text as shown_url;
 pub use self::architecture::Architecture;
 pub use self::cores::{Cores, Proof, Source, Staged, digest_beside};
 pub use self::digest::{Digest, NotADigest};
