@@ -17,9 +17,9 @@ use crate::support::users::{id, user};
 use crate::support::xray::vless_config;
 use crate::support::{NodeProcess, Panel, eventually, ports, vless};
 
-/// Whether the core tells everybody's addresses.
+/// Whether the core tells who is online.
 fn tells_who_is_online() -> bool {
-    xray_version() >= (26, 4, 13)
+    xray_version() >= (26, 1, 13)
 }
 
 /// What a command prints.
