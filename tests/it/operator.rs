@@ -1,6 +1,7 @@
 //! What the operator of a node asks it and tells it, by the command line.
 
 use std::os::unix::fs::PermissionsExt;
+use std::path::Path;
 use std::process::Output;
 use std::time::Duration;
 
@@ -377,6 +378,11 @@ async fn restart_cuts_nobody_and_stop_ends_all() {
     let fresh = said(&node.command(&["restart", "--core"]));
     assert_ne!(node.core(), core, "{fresh}");
     speak(&mut stream, false).await;
+    drop(stream);
+    eventually("the old core has ended, and is no zombie", || async {
+        (!Path::new(&format!("/proc/{core}")).exists()).then_some(())
+    })
+    .await;
     assert_eq!(said(&node.command(&["stop"])), "stopped\n");
     assert!(node.stop_asked().success());
     assert_eq!(node.cores(), Vec::<i32>::new());
