@@ -29,6 +29,9 @@ usage: install.sh install|update|uninstall [options]
   --root DIR       puts everything below DIR; no user, service or container of this machine is touched
   --purge          with uninstall: settings, state and user as well
   --yes            answers every question with yes
+
+A download from which nothing comes for 30 seconds (RAYNODE_DOWNLOAD_STALL) is tried twice more and then given up;
+one that is slow, after half an hour.
 END
 }
 
@@ -78,6 +81,7 @@ agrees() {
 parse_arguments() {
   command='' version='' offline='' sum='' core='' migrate='' no_migrate='' root='' purge='' yes=''
   url=${RAYNODE_RELEASE_URL:-https://github.com/raynode/raynode/releases}
+  stall=${RAYNODE_DOWNLOAD_STALL:-30}
   while [ $# -gt 0 ]; do
     case $1 in
     --version | --offline | --sha256 | --core | --from-url | --root | --migrate)
@@ -117,6 +121,9 @@ parse_arguments() {
   case $version in
   *[!0-9A-Za-z.+~-]*) misused "--version is not one: $version" ;;
   esac
+  case $stall in
+  0* | *[!0-9]*) misused "RAYNODE_DOWNLOAD_STALL is no number of seconds: $stall" ;;
+  esac
   url=${url%/}
   # The sums come from there, too: who could change one on the way could change both.
   case $url in
@@ -147,7 +154,7 @@ prepare() {
   elif [ "$(id -u)" -ne 0 ]; then
     die "this needs root: sudo sh install.sh $command (or, to look at what it does, --root DIR)"
   fi
-  for tool in tar gzip sha256sum od mktemp stat readlink; do
+  for tool in tar gzip sha256sum od mktemp stat readlink timeout; do
     have "$tool" || die "$tool is missing, which this script needs"
   done
   for file in "$offline" "$core"; do
@@ -161,7 +168,7 @@ prepare() {
   unit=$root/etc/systemd/system/raynode.service
   own=$root/etc/raynode
   settings=$own/raynode.env
-  # Folders and users that this script made, so that it can remove exactly those.
+  # Folders, files and users that this script made, so that it can remove exactly those.
   record=$own/installed
   state=$root/var/lib/raynode
   logs=$root/var/log/raynode
@@ -225,7 +232,7 @@ make_temp() {
 
 # --- The release ---
 
-# download URL FILE KIB: at most so much of it.
+# download URL FILE KIB SECONDS: at most so much of it, and in that time. One that stalls is given up sooner.
 download() {
   (
     # In blocks of 512 bytes.
@@ -236,16 +243,17 @@ download() {
       case $1 in
       https:*) schemes='=https' ;;
       esac
-      exec curl --proto "$schemes" --fail --silent --show-error --location --connect-timeout 20 \
-        --speed-limit 1000 --speed-time 60 --max-time 1800 --retry 2 --output "$2" "$1"
+      exec timeout "$4" curl --proto "$schemes" --fail --silent --show-error --location --connect-timeout "$stall" \
+        --speed-limit 1000 --speed-time "$stall" --retry 2 --output "$2" "$1"
     fi
-    exec wget -q -T 60 -O "$2" "$1"
+    exec timeout "$4" wget -q -t 3 -T "$stall" -O "$2" "$1"
   ) &
   # In the background, so that a signal does not have to wait for its end.
   child=$!
   outcome=0
   wait "$child" || outcome=$?
   child=
+  [ "$outcome" -ne 124 ] || die "$1 did not come within $4 seconds; nothing was changed"
   [ "$outcome" -eq 0 ] || die "$1 can't be downloaded; nothing was changed"
 }
 
@@ -293,7 +301,7 @@ get_release() {
     from=$url/latest/download
     [ -z "$version" ] || from=$url/download/v$version
     sums=$temp/SHA256SUMS
-    download "$from/SHA256SUMS" "$sums" 1024
+    download "$from/SHA256SUMS" "$sums" 1024 300
     [ -n "$version" ] || version=$(listed_version "$sums")
     case $version in
     '' | *[!0-9A-Za-z.+~-]*) die "$from/SHA256SUMS names no release for linux-$arch; nothing was changed" ;;
@@ -304,7 +312,7 @@ get_release() {
     [ -n "$sum" ] || die "$from/SHA256SUMS does not name $name; nothing was changed"
     say "downloading $name"
     # What is newest may be another release a moment later.
-    download "$url/download/v$version/$name" "$archive" 204800
+    download "$url/download/v$version/$name" "$archive" 204800 1800
   fi
   sum=$(printf '%s' "$sum" | tr 'A-F' 'a-f')
   case $sum in
@@ -338,7 +346,7 @@ check_program() {
   esac
   [ "$made_for" = "$arch" ] || die "the raynode in $name is for $made_for, and this machine is $arch; nothing was changed"
   chmod 0755 "$new/raynode"
-  runs=$("$new/raynode" --version 2>&1) || die "the raynode in $name does not run here; nothing was changed: $runs"
+  runs=$(timeout 30 "$new/raynode" --version 2>&1) || die "the raynode in $name does not run here; nothing was changed: $runs"
   case $runs in
   "raynode "*) ;;
   *) die "the raynode in $name does not say what it is; nothing was changed" ;;

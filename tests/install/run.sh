@@ -328,10 +328,11 @@ test_an_xray_that_is_there_is_left_alone() {
   ! grep -q Xray "$work/said" || fail "speaks of Xray: $(grep Xray "$work/said")"
 }
 
-# interrupts SIGNAL: in the middle of a download.
+# interrupts SIGNAL: in the middle of a download. Whoever runs these tests may ignore the signal (nohup does), and
+# then so would install.sh: it would go on until the download is given up.
 interrupts() {
   local installer i
-  setsid sh install.sh update --version 1.0.1 --from-url "$url" --root "$root" >"$work/said" 2>&1 </dev/null &
+  env --default-signal setsid sh install.sh update --version 1.0.1 --from-url "$url" --root "$root" >"$work/said" 2>&1 </dev/null &
   installer=$!
   for ((i = 0; i < 200; i++)); do
     [[ -z $(find "$TMPDIR" -name "raynode-1.0.1-*" -size +10k) ]] || break
@@ -340,7 +341,17 @@ interrupts() {
   ((i < 200)) || fail "the download does not begin"
   [[ -L $root/.raynode-install.lock ]] || fail "no lock"
   kill -s "$1" "$installer"
-  { ! wait "$installer"; } 2>/dev/null || fail "ends well after SIG$1"
+  local status=0
+  # Bash says of each what has killed it.
+  {
+    for ((i = 0; i < 200; i++)); do
+      kill -0 "$installer" || break
+      sleep 0.05
+    done
+    ((i == 200)) || wait "$installer" || status=$?
+  } 2>/dev/null
+  ((i < 200)) || fail "goes on after SIG$1"
+  ((status == 128 + $(kill -l "$1"))) || fail "exit $status after SIG$1"
 }
 
 # SIGINT needs a terminal: what a script starts in the background never gets it.
@@ -361,6 +372,41 @@ test_an_interrupted_download_leaves_the_old_one() {
   installs update --version 1.0.1
   has_binary 1.0.1
   leaves_no_temp
+}
+
+# stalls COMMAND...: has given up in time.
+stalls() {
+  local begun=$SECONDS
+  RAYNODE_DOWNLOAD_STALL=1 "$@"
+  ((SECONDS - begun < 30)) || fail "gives up after $((SECONDS - begun)) s"
+}
+
+test_a_download_from_which_nothing_comes_is_given_up() {
+  new_root
+  installs install
+  archive=$www/download/v1.0.1/raynode-1.0.1-linux-$arch.tar.gz
+  touch "$archive.stalls"
+  stalls refuses "can't be downloaded" update --version 1.0.1 --from-url "$url"
+  if command -v wget >/dev/null; then
+    without_curl
+    PATH=$work/no-curl stalls refuses "can't be downloaded" update --version 1.0.1 --from-url "$url"
+  else
+    skip "there is no wget"
+  fi
+  rm -f "$archive.stalls"
+}
+
+# However slowly it comes.
+test_a_download_that_takes_too_long_is_given_up() {
+  new_root
+  installs install
+  archive=$www/download/v1.0.1/raynode-1.0.1-linux-$arch.tar.gz
+  touch "$archive.stalls"
+  mkdir -p "$work/hasty"
+  printf '#!/bin/sh\nshift\nexec %s 2 "$@"\n' "$(command -v timeout)" >"$work/hasty/timeout"
+  chmod 0755 "$work/hasty/timeout"
+  PATH=$work/hasty:$PATH refuses "did not come within 1800 seconds" update --version 1.0.1 --from-url "$url"
+  rm -f "$archive.stalls"
 }
 
 test_a_ctrl_c_leaves_the_old_one() {
@@ -484,19 +530,23 @@ test_a_script_that_was_cut_off_does_nothing() {
   is_as "$before"
 }
 
-test_wget_does_as_well() {
-  new_root
-  if ! command -v wget >/dev/null; then
-    skip "there is no wget"
-    return
-  fi
-  # A PATH with everything but curl.
+# A PATH with everything but curl, in $work/no-curl.
+without_curl() {
   mkdir -p "$work/no-curl"
   local folder
   for folder in /usr/local/bin /usr/bin /bin /usr/sbin /sbin; do
     ln -sf "$folder"/* "$work/no-curl/" 2>/dev/null || true
   done
   rm -f "$work/no-curl/curl"
+}
+
+test_wget_does_as_well() {
+  new_root
+  if ! command -v wget >/dev/null; then
+    skip "there is no wget"
+    return
+  fi
+  without_curl
   PATH=$work/no-curl installs install
   has_binary 1.0.0
   PATH=$work/no-curl refuses "can't be downloaded" update --version 9.9.9 --from-url "$url"
