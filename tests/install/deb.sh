@@ -7,6 +7,8 @@ cd "$(dirname "$0")/../.."
 raynode=$(realpath "$1") xray=$(realpath "$2")
 # shellcheck source=tests/install/machine.sh
 source tests/install/machine.sh
+# shellcheck source=tests/install/documents.sh
+source tests/install/documents.sh
 
 strip -o "$work/1.0.0" "$raynode"
 { cat "$work/1.0.0" && echo 1.0.1; } >"$work/1.0.1"
@@ -27,6 +29,10 @@ fi
 dpkg() {
   inside env DEBIAN_FRONTEND=noninteractive dpkg "$@" >"$work/said" 2>&1 </dev/null
 }
+
+dpkg-deb -x "$share/1.0.0.deb" "$work/unpacked"
+has_its_pages "$work/unpacked/usr/share/doc/raynode"
+ok "README.md and every page that it leads to"
 
 boot
 before=$(files)
@@ -92,6 +98,18 @@ is_active
 dpkg -P raynode || fail "dpkg -P"
 has_only "$before"
 ok "dpkg -P of one that runs: nothing is left"
+
+# Its user may be the one of a second node, too.
+dpkg -i /share/1.0.0.deb || fail "dpkg -i"
+inside sh -c 'sed "s/raynode\.env/two.env/; s/Directory=raynode\$/Directory=raynode-two/" /usr/lib/systemd/system/raynode.service \
+  >/etc/systemd/system/raynode-two.service && cp /etc/raynode/raynode.env /etc/raynode/two.env'
+dpkg -P raynode || fail "dpkg -P"
+inside test -e /etc/raynode/two.env || fail "dpkg -P takes the settings of a second node"
+inside id -u raynode >/dev/null || fail "dpkg -P takes the user of a second node"
+says "the user raynode stays: /etc/systemd/system/raynode-two.service has it"
+inside sh -c 'rm -r /etc/systemd/system/raynode-two.service /etc/raynode && userdel raynode'
+has_only "$before"
+ok "dpkg -P: what a second node has stays"
 
 inside sh -c 'touch /usr/local/bin/raynode && cp /usr/lib/systemd/system/dbus.service /etc/systemd/system/raynode.service'
 ! dpkg -i /share/1.0.0.deb || fail "installs over install.sh's"

@@ -9,13 +9,15 @@ group=$(findmnt --noheadings --first-only --types cgroup2 --output TARGET || tru
 group=${group:+$group/raynode-test-$$}
 
 make_tree() {
-  [[ -e $tree/complete ]] && return
+  local packages=systemd-sysv,dbus,procps,iproute2,curl,ca-certificates
+  # One with other packages is of an earlier time.
+  [[ -e $tree/complete && $(<"$tree/complete") == "$packages" ]] && return
   echo "==> making a tree with systemd in .local (once, about half a minute)"
   rm -rf "$tree"
   mkdir -p "$(dirname "$tree")"
-  mmdebstrap --quiet --variant=minbase --include=systemd-sysv,dbus,procps,iproute2,curl,ca-certificates \
+  mmdebstrap --quiet --variant=minbase --include="$packages" \
     bookworm "$tree" /etc/apt/sources.list.d/debian.sources
-  touch "$tree/complete"
+  echo "$packages" >"$tree/complete"
 }
 
 # start_machine OPTION...: of systemd-nspawn, such as what of ours is in it.
