@@ -81,6 +81,8 @@ says() { [[ $(property StatusText) == *"$1"* ]]; }
 logged() { (($(log | grep -cF -- "$1") >= $2)); }
 no_core() { [[ -z $(cores) ]]; }
 has_ended() { is ActiveState inactive || is ActiveState failed; }
+has_the_port() { nsenter -t "$leader" -n ss -Hltn 'sport = :62050' | grep -q LISTEN; }
+has_been_tried() { (($(property NRestarts) >= $1)); }
 is_restored() { [[ -n $(serving) ]]; }
 
 # Control answers, the same core serves, and of the streams and connections nothing is lost.
@@ -313,7 +315,18 @@ no_core || fail "systemctl stop leaves $(cores)"
 is ActiveState inactive || fail "systemctl stop leaves the unit $(property ActiveState)"
 echo "ok: systemctl stop"
 
-inside systemctl start raynode
+# Another program has the port when the machine starts, and gives it up: unlike wrong settings, that passes.
+nsenter -t "$leader" -n python3 -c 'import socket, time
+with socket.create_server(("0.0.0.0", 62050)):
+    time.sleep(600)' &
+client=$!
+until_so "nobody has the port" has_the_port
+inside systemctl start --no-block raynode
+until_so "a port that is taken is not tried again" has_been_tried 2
+kill "$client"
+client=''
+until_so "it does not start when its port is free" is ActiveState active
+echo "ok: a port that is taken is tried again"
 until_so "what was served last is not served again" is_restored
 stop_machine
 grep -qi 'failed' "$work/console" && fail "the power-off was not clean"
