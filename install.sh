@@ -180,7 +180,7 @@ prepare() {
   if [ "$command" != uninstall ] && [ -e "$root/usr/bin/raynode" ] && [ -e "$root/var/lib/dpkg/info/raynode.list" ]; then
     die "raynode is installed here as a Debian package: use apt or dpkg for it, or remove that first (apt remove raynode)"
   fi
-  temp='' lock='' child='' half='' changed=''
+  temp='' lock='' child='' half='' changed='' replaced=0
   trap finish EXIT
   trap 'exit 129' HUP
   trap 'exit 130' INT
@@ -383,19 +383,52 @@ is_recorded() {
   return 1
 }
 
-# put SOURCE DESTINATION MODE [GROUP]: at once or not at all, and only where something differs.
-put() {
-  if [ -f "$2" ] && [ ! -L "$2" ] && [ "$(stat -c %a "$2")" = "$3" ] && [ "$(sum_of "$1")" = "$(sum_of "$2")" ]; then
-    return 0
-  fi
+# stage SOURCE DESTINATION MODE [GROUP]: a copy beside the place where it will be, in $half.
+stage() {
   make_folder "$(dirname "$2")"
   half=$2.new
   (umask 077 && cat "$1" >"$half")
   [ -n "$root" ] || chown "root:${4:-root}" "$half"
   chmod "$3" "$half"
+}
+
+# put SOURCE DESTINATION MODE [GROUP]: at once or not at all, and only where something differs.
+put() {
+  if [ -f "$2" ] && [ ! -L "$2" ] && [ "$(stat -c %a "$2")" = "$3" ] && [ "$(sum_of "$1")" = "$(sum_of "$2")" ]; then
+    return 0
+  fi
+  set_aside "$2"
+  stage "$@"
   mv -f "$half" "$2"
   half=
   did "installed $2"
+}
+
+# put_own SOURCE DESTINATION: what a removal takes along.
+put_own() {
+  put "$1" "$2" "${3:-644}"
+  is_recorded "file ${2#"$root"}" || note_made "file ${2#"$root"}"
+}
+
+# What is replaced is kept until the node runs with what replaces it.
+set_aside() {
+  [ -e "$1" ] || return 0
+  replaced=$((replaced + 1))
+  cp -pP "$1" "$temp/replaced.$replaced"
+  printf '%s\n' "$1" >>"$temp/replaced"
+}
+
+# Fails when nothing was replaced.
+put_back() {
+  [ -f "$temp/replaced" ] || return 1
+  number=0
+  while IFS= read -r place; do
+    number=$((number + 1))
+    half=$place.new
+    cp -pP "$temp/replaced.$number" "$half"
+    mv -f "$half" "$place"
+    half=
+  done <"$temp/replaced"
 }
 
 # replace TEXT OLD NEW: every one of them; leaves it in $result.
@@ -424,23 +457,45 @@ write_unit() {
 }
 
 put_program() {
-  put "$new/raynode" "$binary" 755
+  try_program
+  put_own "$new/raynode" "$binary" 755
   write_unit >"$temp/raynode.service"
-  put "$temp/raynode.service" "$unit" 644
-  put "$new/.env.example" "$docs/raynode.env.example" 644
-  for file in README.md CHANGELOG.md LICENSE-MIT LICENSE-APACHE; do
-    [ ! -f "$new/$file" ] || put "$new/$file" "$docs/$file" 644
-  done
+  put_own "$temp/raynode.service" "$unit"
+  program_changed=$changed
+  put_own "$new/.env.example" "$docs/raynode.env.example"
+  put_documents
   put_completion bash "$root/usr/share/bash-completion" "$bash_completion"
   put_completion zsh "$root/usr/share/zsh" "$zsh_completion"
   put_completion fish "$root/usr/share/fish" "$fish_completion"
+}
+
+# Where the old program is, and by the node's user: what can't run there or does not take the settings is no
+# successor.
+try_program() {
+  [ -e "$binary" ] && [ -f "$settings" ] || return 0
+  [ "$(sum_of "$new/raynode")" != "$(sum_of "$binary")" ] || return 0
+  # The node's user may not get to the temporary folder.
+  [ -n "$root" ] || stage "$new/raynode" "$binary" 755
+  if ! would_run "${half:-"$new/raynode"}"; then
+    cat "$temp/why" >&2
+    die "with the settings in $settings $runs would not run (its words are above), so it does not replace the raynode that is here; nothing was changed"
+  fi
+  [ -z "$half" ] || rm -f "$half"
+  half=
+}
+
+# With the links of README.md in their places.
+put_documents() {
+  for document in "$new"/*.md "$new"/LICENSE-* "$new"/docs/*.md "$new"/docs/*/*.md; do
+    [ ! -f "$document" ] || put_own "$document" "$docs/${document#"$new"/}"
+  done
 }
 
 # put_completion SHELL FOLDER FILE: where that shell is installed, which the folder tells.
 put_completion() {
   [ -d "$2" ] || return 0
   if "$new/raynode" completions "$1" >"$temp/completion" 2>/dev/null && [ -s "$temp/completion" ]; then
-    put "$temp/completion" "$3" 644
+    put_own "$temp/completion" "$3"
   fi
 }
 
@@ -548,6 +603,49 @@ node() (
   as_node "$binary" "$@"
 )
 
+# What is set in the environment of the daemon that runs wins over its settings.
+enter_environment() {
+  has_systemd || return 0
+  daemon=$(systemctl show raynode --property MainPID --value 2>/dev/null) || return 0
+  [ "${daemon:-0}" -ne 0 ] || return 0
+  tr '\0' '\n' 2>/dev/null <"/proc/$daemon/environ" >"$temp/environment" || return 0
+  read_known
+  while IFS= read -r line; do
+    case "$known RAYNODE_SETTINGS " in
+    *" ${line%%=*} "*) export "${line?}" ;;
+    esac
+  done <"$temp/environment"
+}
+
+# would_run PROGRAM: whether a node would start with it and the settings that are there, but for the ports,
+# which a node that runs has. Leaves its words in $temp/why.
+would_run() {
+  tried=0
+  (
+    enter_settings
+    enter_environment
+    [ -z "$root" ] || export STATE_DIR="$temp/tried"
+    as_node timeout 30 "$1" run --check
+  ) >/dev/null 2>"$temp/why" || tried=$?
+  # 2: a setting is wrong. Below a root, files that settings name are somewhere else.
+  if [ "$tried" -eq 2 ]; then
+    return 1
+  elif [ "$tried" -eq 0 ] || [ -n "$root" ]; then
+    return 0
+  fi
+  for port in 62049 61049 52049; do
+    if (
+      enter_settings
+      enter_environment
+      export NODE_HOST=127.0.0.1 SERVICE_PORT=$port API_PORT=0
+      as_node timeout 30 "$1" run --check
+    ) >/dev/null 2>"$temp/why"; then
+      return 0
+    fi
+  done
+  return 1
+}
+
 # --- The core ---
 
 note_core() {
@@ -646,7 +744,8 @@ read_volumes() {
       *) continue ;;
       esac
       inside=${mapping#*:}
-      volumes="$volumes${inside%%:*} $outside
+      inside=${inside%%:*}
+      volumes="$volumes${inside%/} ${outside%/}
 "
     done <"$old/docker-compose.yml"
   fi
@@ -654,18 +753,37 @@ read_volumes() {
 "
 }
 
-# Where a path of the container is on this machine; nothing when it is not there.
+# Where a path of the old node is on this machine; nothing when it is not there. In the container the folder of
+# the node is /app; one without a container reads relative paths from where its .env is.
 host_path() {
-  printf '%s' "$volumes" | while read -r inside outside; do
+  wanted=$1
+  case $1 in
+  '') return 0 ;;
+  /*) ;;
+  *) wanted=/app/${1#./} ;;
+  esac
+  found=$(printf '%s' "$volumes" | in_volumes "$wanted")
+  if [ -z "$found" ] && [ "$wanted" != "$1" ]; then
+    found=$old/${1#./}
+  elif [ -z "$found" ] && [ ! -f "$old/docker-compose.yml" ]; then
+    found=$root$1
+  fi
+  [ ! -e "$found" ] || printf '%s\n' "$found"
+}
+
+# Of volumes within each other, the innermost has it.
+in_volumes() {
+  innermost='' place=''
+  while read -r inside outside; do
     case $1 in
-    "$inside"/*)
-      if [ -e "$outside/${1#"$inside"/}" ]; then
-        printf '%s\n' "$outside/${1#"$inside"/}"
+    "$inside" | "$inside"/*)
+      if [ ${#inside} -gt ${#innermost} ]; then
+        innermost=$inside place=$outside${1#"$inside"}
       fi
-      break
       ;;
     esac
   done
+  printf '%s\n' "$place"
 }
 
 # keep SOURCE PLACE MODE: a copy below the state folder. The node's user makes it: where it may write,
@@ -765,12 +883,20 @@ migrate_settings() {
 }
 
 migrate_certificate() {
-  certificate=$(old_value SSL_CERT_FILE) key=$(old_value SSL_KEY_FILE)
-  # Where the old node looks for them when nobody says.
-  certificate=$(host_path "${certificate:-/var/lib/pg-node/certs/ssl_cert.pem}")
-  key=$(host_path "${key:-/var/lib/pg-node/certs/ssl_key.pem}")
+  looked_for=
+  # Where a node looks that is told nothing, newest generation first.
+  for folder in /var/lib/pg-node /var/lib/pasarguard /var/lib/gozargah-node; do
+    certificate=$(old_value SSL_CERT_FILE)
+    key=$(old_value SSL_KEY_FILE)
+    certificate=${certificate:-$folder/certs/ssl_cert.pem}
+    key=${key:-$folder/certs/ssl_key.pem}
+    looked_for=${looked_for:-"$certificate, $key"}
+    certificate=$(host_path "$certificate")
+    key=$(host_path "$key")
+    [ ! -f "$certificate" ] || [ ! -f "$key" ] || break
+  done
   if [ ! -f "$certificate" ] || [ ! -f "$key" ]; then
-    warn "the certificate of $old was not found ($certificate, $key): the panel has to be given the new one"
+    warn "the certificate of $old was not found ($looked_for): the panel has to be given the new one"
     return 0
   fi
   keep "$certificate" certs/ssl_cert.pem 0644
@@ -888,27 +1014,13 @@ say_how_to_go_back() {
   systemctl enable --now $old_name-service   (where it was used)"
 }
 
-# Whether the node would start, but for the ports, which the old one has.
-is_ready() {
-  for port in 62049 61049 52049; do
-    if (
-      enter_settings
-      export NODE_HOST=127.0.0.1 SERVICE_PORT=$port API_PORT=0
-      as_node "$binary" run --check
-    ) >/dev/null 2>"$temp/why"; then
-      return 0
-    fi
-  done
-  return 1
-}
-
 # Fails when raynode is not to be started, because the old node is to go on.
 make_way() {
   [ -n "$old" ] || return 0
   if ! old_service_runs && ! old_container_runs; then
     return 0
   fi
-  if ! is_ready; then
+  if ! would_run "$binary"; then
     cat "$temp/why" >&2
     warn "with these settings raynode does not start, so $old goes on: mend $settings, then: install.sh install"
     return 1
@@ -942,9 +1054,35 @@ is_running() {
 }
 
 say_it_fails() {
-  journalctl --no-pager --lines 20 --unit raynode >&2 || :
+  show_log
   [ -z "$old" ] || say_how_to_go_back
   die "raynode is installed, but does not run; its log is above"
+}
+
+show_log() {
+  journalctl --no-pager --lines 20 --unit raynode >&2 || :
+}
+
+# systemctl waits until the node is ready.
+comes_up() {
+  systemctl restart raynode && is_running
+}
+
+# Of a node that runs. It is not left without a program that does.
+restart_node() {
+  if comes_up; then
+    did "restarted raynode; connections live on"
+    return 0
+  fi
+  show_log
+  put_back || die "raynode does not run any more; its log is above"
+  systemctl daemon-reload
+  systemctl reset-failed raynode 2>/dev/null || :
+  if comes_up; then
+    die "$runs did not come up (its log is above), so what was here before ($was) was put back, and runs; connections live on"
+  fi
+  show_log
+  die "$runs did not come up, and neither did what was here before ($was) and was put back; both logs are above"
 }
 
 start_service() {
@@ -955,9 +1093,7 @@ start_service() {
   [ -z "$changed" ] || systemctl daemon-reload
   if systemctl is-active --quiet raynode; then
     if [ -n "$program_changed" ]; then
-      systemctl restart raynode || say_it_fails
-      is_running || say_it_fails
-      did "restarted raynode; connections live on"
+      restart_node
     fi
   else
     make_way || return 0
@@ -981,9 +1117,7 @@ restart_service() {
   has_systemd && [ -n "$program_changed" ] || return 0
   systemctl daemon-reload
   if systemctl is-active --quiet raynode; then
-    systemctl restart raynode || say_it_fails
-    is_running || say_it_fails
-    did "restarted raynode; connections live on"
+    restart_node
   else
     say "raynode does not run, and was not started: systemctl start raynode"
   fi
@@ -1001,12 +1135,12 @@ say_what_the_panel_wants() {
 
 do_install() {
   find_old
+  look_what_is_here
   get_release
   make_user
   make_own
   make_state
   put_program
-  program_changed=$changed
   put_settings
   provide_core
   start_service
@@ -1019,13 +1153,16 @@ do_install() {
   fi
 }
 
+look_what_is_here() {
+  was=$(timeout 30 "$binary" --version 2>/dev/null) || was="a raynode that does not run"
+}
+
 do_update() {
   [ -e "$binary" ] || die "raynode is not installed here, so there is nothing to update: install.sh install"
-  was=$("$binary" --version 2>/dev/null) || was="a raynode that does not run"
+  look_what_is_here
   old=
   get_release
   put_program
-  program_changed=$changed
   restart_service
   has_core || warn "there is no Xray: raynode core install latest"
   if [ -n "$changed" ]; then
@@ -1044,31 +1181,102 @@ do_uninstall() {
   if [ -n "$purge" ] && ! agrees "Remove raynode with its settings, keys, certificate and usage that no panel has collected?"; then
     die "nothing was removed"
   fi
+  recorded=
+  [ ! -f "$record" ] || recorded=$(cat "$record")
+  runs_program=$(units_with "Exec*=*${binary#"$root"} *")
+  runs_as_user=$(units_with "User=raynode *")
+  failed=
   stop_service
-  for file in "$binary" "$unit" "$bash_completion" "$zsh_completion" "$fish_completion" \
-    "$docs/raynode.env.example" "$docs/README.md" "$docs/CHANGELOG.md" "$docs/LICENSE-MIT" "$docs/LICENSE-APACHE"; do
-    if [ -e "$file" ]; then
-      rm -f "$file"
-      say "removed $file"
-    fi
-    # Of one that was killed.
-    rm -f "$file.new"
-  done
+  remove_file "$unit"
+  remove_program
   if has_systemd; then
     systemctl daemon-reload
     systemctl reset-failed raynode 2>/dev/null || :
   fi
   rm -rf "$root/run/raynode"
-  recorded=
-  [ ! -f "$record" ] || recorded=$(cat "$record")
   if [ -n "$purge" ]; then
-    rm -rf "$state" "$logs" "$own" "$unit.d"
-    say "removed $state and $own"
-    remove_user
-    remove_folders
+    purge_node
   else
     remove_folders
     say "settings and state stay, in $own and $state; uninstall --purge removes them and the user raynode"
+  fi
+  [ -z "$failed" ] || die "not everything was removed: $failed"
+}
+
+# units_with PATTERN: the units beside our own, as of a second node, that have such a line.
+units_with() {
+  for other in "$root"/etc/systemd/system/*.service "$root"/etc/systemd/system/*.service.d/*.conf; do
+    case $other in
+    "$unit" | "$unit.d"/*) continue ;;
+    esac
+    [ -f "$other" ] || continue
+    while IFS= read -r line || [ -n "$line" ]; do
+      # shellcheck disable=SC2254 # it is one
+      case "$line " in
+      $1)
+        printf '%s ' "$other"
+        break
+        ;;
+      esac
+    done <"$other"
+  done
+}
+
+remove_file() {
+  if [ -e "$1" ] || [ -L "$1" ]; then
+    rm -f "$1"
+    say "removed $1"
+  fi
+  # Of one that was killed.
+  rm -f "$1.new"
+}
+
+# Program, documentation and completions: what every node of this machine uses.
+remove_program() {
+  if [ -n "$runs_program" ]; then
+    say "left $binary, its documentation and its completions: they are used by ${runs_program% }"
+    return 0
+  fi
+  for file in "$binary" "$bash_completion" "$zsh_completion" "$fish_completion"; do
+    remove_file "$file"
+  done
+  while IFS= read -r line; do
+    case $line in
+    'file /'*) remove_file "$root${line#file }" ;;
+    esac
+  done <<END
+$recorded
+END
+}
+
+# Settings, state, and what was made for them; nobody else's.
+purge_node() {
+  outside=
+  [ ! -f "$settings" ] || each_setting "$settings" note_outside
+  for place in "$state" "$logs" "$unit.d"; do
+    if [ -e "$place" ]; then
+      rm -rf "$place"
+      say "removed $place"
+    fi
+  done
+  [ -z "$outside" ] || say "left $outside: STATE_DIR named it, and it is not install.sh's"
+  remove_file "$settings"
+  remove_user
+  if [ -n "$user_stays" ] || [ -n "$runs_program" ]; then
+    say "left $record: another uninstall --purge removes the rest"
+  else
+    rm -f "$record"
+  fi
+  remove_folders
+  for file in "$own"/* "$own"/.[!.]*; do
+    [ ! -e "$file" ] || [ "$file" = "$record" ] || say "left $file: install.sh did not make it"
+  done
+  was_made "folder ${own#"$root"}" || [ ! -d "$own" ] || say "left $own: it was here before"
+}
+
+note_outside() {
+  if [ "$1" = STATE_DIR ] && [ -n "$2" ] && [ "$root$2" != "$state" ] && [ -e "$root$2" ]; then
+    outside=$root$2
   fi
 }
 
@@ -1094,17 +1302,24 @@ $1
 }
 
 remove_user() {
+  user_stays=
   if [ -n "$root" ] || ! id -u raynode >/dev/null 2>&1; then
     return 0
-  elif was_made user; then
-    userdel raynode || warn "the user raynode can't be removed"
+  elif ! was_made user; then
+    say "left the user raynode: install.sh did not make it"
+  elif [ -n "$runs_as_user" ]; then
+    user_stays=yes
+    say "left the user raynode: it is the one of ${runs_as_user% }"
+  elif why=$(userdel raynode 2>&1); then
     say "removed the user raynode"
+    ! (have getent && getent group raynode >/dev/null) || say "left the group raynode: it has other members"
   else
-    say "the user raynode stays: it was here before"
+    user_stays=yes
+    failed="the user raynode stays ($why)"
   fi
 }
 
-# Those that this script made and that are empty now; the rest stays on record.
+# Those that this script made and that are empty now.
 remove_folders() {
   backwards=
   while read -r kind folder; do

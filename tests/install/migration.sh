@@ -108,6 +108,72 @@ test_migration_looks_into_the_volumes() {
   serves_its_panel
 }
 
+# Where each generation of the old node looks when its .env does not say.
+test_migration_knows_where_certificates_usually_are() {
+  local folder
+  for folder in pg-node pasarguard gozargah-node; do
+    new_root
+    pg_node pg-node
+    sed -i '/^SSL_/d' "$app/.env"
+    if [[ $folder != pg-node ]]; then
+      mv "$data" "$root/var/lib/$folder"
+      data=$root/var/lib/$folder
+      sed -i "s|- /var/lib/pg-node:.*|- /var/lib/$folder:/var/lib/$folder|" "$app/docker-compose.yml"
+    fi
+    installs install
+    cmp "$data/certs/ssl_cert.pem" "$root/var/lib/raynode/certs/ssl_cert.pem" || fail "$folder: another certificate"
+    cmp "$data/certs/ssl_key.pem" "$root/var/lib/raynode/certs/ssl_key.pem" || fail "$folder: another key"
+    rm -rf "$root"
+  done
+}
+
+test_migration_reads_relative_paths_from_the_old_folder() {
+  local volumes
+  # In the container they begin in /app; one without a container begins where its .env is.
+  # shellcheck disable=SC2016 # to the last line
+  for volumes in 's|- /var/lib/pg-node:.*|- ./own:/app/files/|' '/volumes:/,$d'; do
+    new_root
+    pg_node pg-node
+    mv "$data" "$app/own"
+    ln -s own "$app/files"
+    data=$app/own
+    sed -i "$volumes" "$app/docker-compose.yml"
+    sed -i 's|/var/lib/pg-node/|./files/|; s|= ./files/assets|= files/assets|' "$app/.env"
+    installs install
+    cmp "$data/certs/ssl_cert.pem" "$root/var/lib/raynode/certs/ssl_cert.pem" || fail "another certificate"
+    cmp "$xray" "$root/var/lib/raynode/cores/current/xray" || fail "another core"
+    cmp "$data/assets/geoip.dat" "$root/var/lib/raynode/assets/current/geoip.dat" || fail "other geo files"
+    serves_its_panel
+    rm -rf "$root"
+  done
+}
+
+test_migration_of_one_without_a_container() {
+  new_root
+  pg_node pg-node
+  rm "$app/docker-compose.yml"
+  mkdir -p "$root/etc/ssl/own"
+  mv "$data/certs" "$root/etc/ssl/own/"
+  data=$root/etc/ssl/own
+  sed -i 's|/var/lib/pg-node/certs|/etc/ssl/own/certs|' "$app/.env"
+  installs install
+  cmp "$data/certs/ssl_cert.pem" "$root/var/lib/raynode/certs/ssl_cert.pem" || fail "another certificate"
+  serves_its_panel
+}
+
+# A volume within a volume hides what the outer one has there; one may be a file.
+test_migration_takes_the_innermost_volume() {
+  new_root
+  pg_node pg-node
+  mkdir -p "$root/srv"
+  mv "$data/certs/ssl_cert.pem" "$data/certs/ssl_key.pem" "$root/srv/"
+  echo hidden | tee "$data/certs/ssl_cert.pem" >"$data/certs/ssl_key.pem"
+  printf '      - /srv/%s:/var/lib/pg-node/certs/%s:ro\n' ssl_cert.pem ssl_cert.pem ssl_key.pem ssl_key.pem >>"$app/docker-compose.yml"
+  installs install
+  cmp "$root/srv/ssl_cert.pem" "$root/var/lib/raynode/certs/ssl_cert.pem" || fail "another certificate"
+  cmp "$root/srv/ssl_key.pem" "$root/var/lib/raynode/certs/ssl_key.pem" || fail "another key"
+}
+
 test_migration_does_not_overwrite_settings() {
   new_root
   installs install

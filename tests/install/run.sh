@@ -43,7 +43,7 @@ esac
 
 # release VERSION BINARY: where the host has it.
 release() {
-  scripts/release.sh --version "$1" --out "$www/download/v$1" "$arch" "$2" >/dev/null
+  scripts/release.sh --fast --version "$1" --out "$www/download/v$1" "$arch" "$2" >/dev/null
 }
 
 newest() {
@@ -156,6 +156,15 @@ test_installs_everything() {
   leaves_no_temp
 }
 
+test_the_documentation_is_installed_with_its_pages() {
+  new_root
+  installs install
+  has_its_pages "$root/usr/local/share/doc/raynode"
+  mkdir "$root/unpacked"
+  tar -xzf "$www/download/v1.0.0/raynode-1.0.0-linux-$arch.tar.gz" -C "$root/unpacked"
+  has_its_pages "$root/unpacked/raynode-1.0.0-linux-$arch"
+}
+
 test_completions_are_installed_for_the_shells_that_are_there() {
   new_root
   installs install
@@ -204,6 +213,19 @@ test_an_update_keeps_settings_and_state() {
   # And back, by name.
   installs update --version v1.0.0
   has_binary 1.0.0
+}
+
+test_an_update_that_would_not_take_the_settings_changes_nothing() {
+  new_root
+  installs install
+  echo LOG_BUFFER_SIZE=lots >>"$root/etc/raynode/raynode.env"
+  refuses "would not run" update --version 1.0.1 --from-url "$url"
+  says "LOG_BUFFER_SIZE"
+  refuses "would not run" install --version 1.0.1 --from-url "$url"
+  has_binary 1.0.0
+  sed -i '/^LOG_BUFFER_SIZE/d' "$root/etc/raynode/raynode.env"
+  installs update --version 1.0.1
+  has_binary 1.0.1
 }
 
 test_an_update_of_nothing_is_refused() {
@@ -270,7 +292,7 @@ test_a_program_for_another_machine_changes_nothing() {
   cp "$work/1.0.1" "$work/foreign"
   # shellcheck disable=SC2059 # one byte
   printf "$other_machine" | dd of="$work/foreign" bs=1 seek=18 conv=notrunc status=none
-  scripts/release.sh --version 3.0.0 --out "$work/foreign-release" "$other" "$work/foreign" >/dev/null
+  scripts/release.sh --fast --version 3.0.0 --out "$work/foreign-release" "$other" "$work/foreign" >/dev/null
   publishes_broken "$work/foreign-release/raynode-3.0.0-linux-$other.tar.gz"
   refuses "is for $other, and this machine is $arch" update --version 3.0.0 --from-url "$url"
 }
@@ -279,7 +301,7 @@ test_a_program_that_does_not_run_changes_nothing() {
   new_root
   installs install
   head -c 100000 "$work/1.0.1" >"$work/torn"
-  scripts/release.sh --version 3.0.0 --out "$work/torn-release" "$arch" "$work/torn" >/dev/null
+  scripts/release.sh --fast --version 3.0.0 --out "$work/torn-release" "$arch" "$work/torn" >/dev/null
   publishes_broken "$work/torn-release/raynode-3.0.0-linux-$arch.tar.gz"
   refuses "does not run here" update --version 3.0.0 --from-url "$url"
 }
@@ -492,6 +514,51 @@ test_folders_of_others_stay() {
   [[ $(cd "$root" && find . -type f) == ./usr/local/bin/other ]] || fail "left: $(listing)"
 }
 
+# As docs/install.md makes it.
+second_node() {
+  sed 's/raynode\.env/two.env/; s/Directory=raynode$/Directory=raynode-two/' "$root/etc/systemd/system/raynode.service" \
+    >"$root/etc/systemd/system/raynode-two.service"
+  cp "$root/usr/local/share/doc/raynode/raynode.env.example" "$root/etc/raynode/two.env"
+  mkdir -p "$root/var/lib/raynode-two"
+  echo two >"$root/var/lib/raynode-two/identity"
+}
+
+test_a_second_node_keeps_what_it_needs() {
+  new_root
+  before=$(listing | sed 's/ [0-9.]* $//')
+  installs install
+  second_node
+  two=$(cd "$root" && sha256sum etc/systemd/system/raynode-two.service etc/raynode/two.env var/lib/raynode-two/identity)
+  program=$(cd "$root" && find usr/local -type f | LC_ALL=C sort)
+  run uninstall || fail "exit $?"
+  says "left $root/usr/local/bin/raynode"
+  says "$root/etc/systemd/system/raynode-two.service"
+  [[ $(cd "$root" && find usr/local -type f | LC_ALL=C sort) == "$program" ]] || fail "takes the program of the second node"
+  run uninstall --purge --yes || fail "exit $?"
+  says "left $root/etc/raynode/two.env"
+  [[ $(cd "$root" && sha256sum etc/systemd/system/raynode-two.service etc/raynode/two.env var/lib/raynode-two/identity) == "$two" ]] ||
+    fail "the second node was changed"
+  [[ ! -e $root/etc/raynode/raynode.env && ! -e $root/var/lib/raynode && ! -e $root/etc/systemd/system/raynode.service ]] ||
+    fail "the first node is left"
+  # Without it the rest goes, too.
+  rm -r "$root/etc/systemd/system/raynode-two.service" "$root/etc/raynode/two.env" "$root/var/lib/raynode-two"
+  run uninstall --purge --yes || fail "exit $?"
+  [[ $(listing | sed 's/ [0-9.]* $//') == "$before" ]] || fail "something is left: $(diff <(echo "$before") <(listing))"
+}
+
+test_a_purge_says_what_it_leaves() {
+  new_root
+  installs install
+  echo mine >"$root/etc/raynode/notes"
+  mkdir "$root/srv"
+  echo STATE_DIR=/srv >>"$root/etc/raynode/raynode.env"
+  run uninstall --purge --yes || fail "exit $?"
+  says "left $root/etc/raynode/notes"
+  says "left $root/srv: STATE_DIR named it"
+  [[ $(<"$root/etc/raynode/notes") == mine && -d $root/srv ]] || fail "takes what is not its own"
+  [[ $(ls -A "$root/etc/raynode") == notes ]] || fail "left: $(ls -A "$root/etc/raynode")"
+}
+
 test_a_debian_package_is_in_the_way() {
   new_root
   mkdir -p "$root/usr/bin" "$root/var/lib/dpkg/info"
@@ -570,6 +637,8 @@ test_other_shells_do_as_well() {
   done
 }
 
+# shellcheck source=tests/install/documents.sh
+source tests/install/documents.sh
 # shellcheck source=tests/install/migration.sh
 source tests/install/migration.sh
 

@@ -12,8 +12,27 @@ source tests/install/pg-node.sh
 
 strip -o "$work/1.0.0" "$raynode"
 { cat "$work/1.0.0" && echo 1.0.1; } >"$work/1.0.1"
-for version in 1.0.0 1.0.1; do
-  scripts/release.sh --version "$version" --out "$share" "$arch" "$work/$version" >/dev/null
+# Says that it would run, and does not; and one that refuses what the others take.
+cat >"$work/fails.c" <<'END'
+#include <stdio.h>
+#include <string.h>
+int main(int count, char **words) {
+  if (count > 1 && (!strcmp(words[1], "--version") || !strcmp(words[count - 1], "--check"))) {
+    if (!strcmp(words[1], "run") && REFUSES) {
+      fprintf(stderr, "raynode: the settings are wrong: SERVICE_PORT is too old\n");
+      return 2;
+    }
+    printf("raynode 2.0.0\n");
+    return 0;
+  }
+  fprintf(stderr, "raynode: out of order\n");
+  return 1;
+}
+END
+cc -static -DREFUSES=0 -o "$work/2.0.0" "$work/fails.c"
+cc -static -DREFUSES=1 -o "$work/2.0.1" "$work/fails.c"
+for version in 1.0.0 1.0.1 2.0.0 2.0.1; do
+  scripts/release.sh --fast --version "$version" --out "$share" "$arch" "$work/$version" >/dev/null
 done
 cp install.sh "$work/1.0.1" "$share/"
 root=$share/old
@@ -73,6 +92,40 @@ says "nothing changed"
 [[ $(daemon) == "$first" ]] || fail "a second update restarts the node"
 ok "update: a new daemon, the same core, the same settings"
 
+installed=$(files)
+! run update 2.0.1 || fail "takes a program that refuses the settings"
+says "SERVICE_PORT is too old"
+says "nothing was changed"
+[[ $(daemon) == "$first" && $(files) == "$installed" ]] || fail "a program that refuses the settings changes something"
+inside sh -c 'cp /etc/raynode/raynode.env /root/ && echo LOG_BUFFER_SIZE=lots >>/etc/raynode/raynode.env'
+! run update 1.0.0 || fail "takes settings that are wrong"
+says "LOG_BUFFER_SIZE"
+[[ $(daemon) == "$first" ]] || fail "a node with wrong settings is restarted"
+inside sh -c 'cat /root/raynode.env >/etc/raynode/raynode.env && rm /root/raynode.env'
+# What the unit sets wins over the file, also then.
+inside sh -c 'echo LOG_BUFFER_SIZE=lots >>/etc/raynode/raynode.env && mkdir -p /etc/systemd/system/raynode.service.d &&
+  printf "[Service]\nEnvironment=LOG_BUFFER_SIZE=99\n" >/etc/systemd/system/raynode.service.d/mine.conf &&
+  systemctl daemon-reload && systemctl restart raynode'
+serves_with "$core"
+run update 1.0.0 || fail "does not see the environment of the node: exit $?"
+run update 1.0.1 || fail "update: exit $?"
+inside sh -c 'sed -i /^LOG_BUFFER_SIZE/d /etc/raynode/raynode.env && rm -r /etc/systemd/system/raynode.service.d &&
+  systemctl daemon-reload && systemctl restart raynode'
+serves_with "$core"
+first=$(daemon)
+ok "update: a program that would not run with the settings does not come in the place of one that does"
+
+! run update 2.0.0 || fail "a program that does not run is no failure"
+says "out of order"
+says "raynode 2.0.0 did not come up"
+says "was put back, and runs"
+is_active
+serves_with "$core"
+inside cmp "/proc/$(daemon)/exe" /share/1.0.1 || fail "the old program does not run"
+inside cmp /usr/local/bin/raynode /share/1.0.1 || fail "the old program is not put back"
+[[ $(files) == "$installed" ]] || fail "something is left or missing: $(diff <(echo "$installed") <(files))"
+ok "update: a program that does not come up makes way for the old one, and the core serves on"
+
 inside systemctl stop raynode
 run update 1.0.0 || fail "update: exit $?"
 ! inside systemctl is-active --quiet raynode || fail "an update starts what was stopped"
@@ -114,6 +167,41 @@ inside id -u raynode >/dev/null || fail "a user that was there before is gone"
 inside userdel raynode
 has_only "$before"
 ok "a user that was there before stays"
+
+# A process of the user holds it.
+run install 1.0.0 || fail "install: exit $?"
+inside setsid setpriv --reuid raynode --clear-groups sleep 600 2>/dev/null &
+for ((i = 0; i < 50; i++)); do
+  ! inside pgrep -u raynode sleep >/dev/null || break
+  sleep 0.1
+done
+! run uninstall "" --purge --yes || fail "a user that stays is no failure"
+says "the user raynode stays (userdel: "
+! grep -q "removed the user" "$work/said" || fail "says that the user was removed"
+inside id -u raynode >/dev/null || fail "the user is gone, so this shows nothing"
+inside pkill -u raynode sleep
+run uninstall "" --purge --yes || fail "uninstall --purge: exit $?"
+says "removed the user raynode"
+has_only "$before"
+ok "a user that can't be removed is said to stay, and goes the next time"
+
+run install 1.0.0 || fail "install: exit $?"
+inside sh -c 'sed "s/raynode\.env/two.env/; s/Directory=raynode\$/Directory=raynode-two/" /etc/systemd/system/raynode.service \
+    >/etc/systemd/system/raynode-two.service &&
+  cp /usr/local/share/doc/raynode/raynode.env.example /etc/raynode/two.env &&
+  chown root:raynode /etc/raynode/two.env && chmod 0640 /etc/raynode/two.env &&
+  printf "%s\n" SERVICE_PORT=62060 API_PORT=62061 STATE_DIR=/var/lib/raynode-two RUNTIME_DIR=/run/raynode-two >>/etc/raynode/two.env &&
+  systemctl daemon-reload && systemctl start raynode-two'
+two=$(inside systemctl show raynode-two -p MainPID --value)
+run uninstall "" --purge --yes || fail "uninstall --purge: exit $?"
+says "left the user raynode: it is the one of /etc/systemd/system/raynode-two.service"
+[[ $(inside systemctl show raynode-two -p MainPID --value) == "$two" ]] || fail "the second node was touched"
+inside systemctl restart raynode-two || fail "the second node does not start any more"
+inside sh -c 'systemctl stop raynode-two && rm -r /etc/systemd/system/raynode-two.service /etc/raynode/two.env /var/lib/raynode-two \
+  /run/raynode-two /var/log/raynode-two && systemctl daemon-reload'
+run uninstall "" --purge --yes || fail "uninstall --purge: exit $?"
+has_only "$before"
+ok "a second node runs on, and what it needs goes with it"
 
 inside sh -c 'mkdir -p /etc/raynode && echo SERVICE_PORT=nonsense >/etc/raynode/raynode.env'
 ! run install 1.0.0 || fail "a node that does not run is no failure"
