@@ -608,7 +608,8 @@ enter_environment() {
   has_systemd || return 0
   daemon=$(systemctl show raynode --property MainPID --value 2>/dev/null) || return 0
   [ "${daemon:-0}" -ne 0 ] || return 0
-  tr '\0' '\n' 2>/dev/null <"/proc/$daemon/environ" >"$temp/environment" || return 0
+  # The key of the node may be in it.
+  (umask 077 && tr '\0' '\n' <"/proc/$daemon/environ" >"$temp/environment") 2>/dev/null || return 0
   read_known
   while IFS= read -r line; do
     case "$known RAYNODE_SETTINGS " in
@@ -1262,7 +1263,9 @@ purge_node() {
   [ -z "$outside" ] || say "left $outside: STATE_DIR named it, and it is not install.sh's"
   remove_file "$settings"
   remove_user
-  if [ -n "$user_stays" ] || [ -n "$runs_program" ]; then
+  if [ ! -e "$record" ]; then
+    :
+  elif [ -n "$user_stays" ] || [ -n "$runs_program" ]; then
     say "left $record: another uninstall --purge removes the rest"
   else
     rm -f "$record"

@@ -3,11 +3,18 @@
 
 key=6f1d2f0e-3c6a-4a53-9d4e-0b1a6c6f2b11
 
+# Below those that the kernel gives to whoever connects: it is used only some seconds later.
 free_port() {
-  python3 -c 'import socket
-with socket.socket() as one:
-    one.bind(("127.0.0.1", 0))
-    print(one.getsockname()[1])'
+  python3 -c 'import random, socket
+while True:
+    port = random.randint(20000, 30000)
+    with socket.socket() as one:
+        try:
+            one.bind(("127.0.0.1", port))
+        except OSError:
+            continue
+    print(port)
+    break'
 }
 
 # pg_node NAME: in the root, with a certificate as that installer makes it.
