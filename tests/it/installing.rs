@@ -483,7 +483,7 @@ async fn going_back_wakes_a_node_whose_core_is_down() {
     let (inbound, echo) = (ports::free(), Echo::start().await);
     let users = [user("anna", &["vless"])];
     panel.start(&vless_config(inbound), &users).await.unwrap();
-    lose_the_binary(&node);
+    lose_the_binary(&node).await;
     eventually("it has failed often", || async {
         let text = said(&node.command(&["status", "--json"]));
         let status: Value = serde_json::from_str(&text).unwrap();
@@ -517,7 +517,7 @@ async fn a_core_that_works_no_more_makes_way_for_the_one_of_before() {
     let first = binary(node.core());
     releases.put_release(&version(), &release::archive(&xray_binary(), b"other"));
     said(&node.command(&["core", "install"]));
-    lose_the_binary(&node);
+    lose_the_binary(&node).await;
     eventually("it serves again", || async {
         TcpStream::connect(("127.0.0.1", inbound)).await.ok()
     })
@@ -527,9 +527,13 @@ async fn a_core_that_works_no_more_makes_way_for_the_one_of_before() {
 }
 
 /// What serves ends, and its binary works no more, as when a disk loses a file.
-fn lose_the_binary(node: &NodeProcess) {
+async fn lose_the_binary(node: &NodeProcess) {
     tricky::write_script(&binary(node.core()), "#!/bin/sh\nexit 1\n");
     for core in node.cores() {
         kill(Pid::from_raw(core), Signal::SIGKILL).unwrap();
+        eventually("it has ended", || async {
+            (!Path::new(&format!("/proc/{core}")).exists()).then_some(())
+        })
+        .await;
     }
 }

@@ -11,7 +11,9 @@ use crate::NODE;
 use crate::support::node::xray_version;
 use crate::support::users::{self, numbered};
 use crate::support::xray::{freedom, vless_config, vless_outbound};
-use crate::support::{NodeProcess, Origin, Panel, XrayClient, eventually, origin, ports};
+use crate::support::{
+    Echo, NodeProcess, Origin, Panel, XrayClient, eventually, origin, ports, vless,
+};
 
 async fn viewer(panel: &Panel) -> Streaming<Log> {
     panel
@@ -84,15 +86,20 @@ async fn every_viewer_gets_every_line_also_of_the_next_core() {
 async fn a_viewer_that_reads_too_slowly_is_not_cut_off() {
     let node = NodeProcess::start_with(NODE, &[("LOG_BUFFER_SIZE", "5")]);
     let panel = Panel::of(&node);
-    let mut config = vless_config(ports::free());
+    let port = ports::free();
+    let mut config = vless_config(port);
     config["log"] = json!({ "loglevel": "debug" });
-    panel.start(&config, &[]).await.unwrap();
+    panel
+        .start(&config, &numbered(0..1, &["vless"]))
+        .await
+        .unwrap();
     let mut slow = viewer(&panel).await;
     until(&mut slow, "").await;
     // Far more lines than the history and all buffers on the way hold, and nobody reads.
-    for round in 0..60 {
-        config["log"]["dnsLog"] = json!(round % 2 == 0);
-        panel.start(&config, &[]).await.unwrap();
+    let echo = Echo::start().await;
+    for _ in 0..2000 {
+        let stream = vless::connect(port, users::id("0"), echo.address).await;
+        drop(stream.unwrap());
     }
     let mut fast = viewer(&panel).await;
     assert!(until(&mut fast, "").await.len() <= 5);

@@ -4,6 +4,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Driver;
+use crate::node::applied::Former;
 use crate::node::apply::change_users;
 use crate::node::handover::GivenBack;
 use crate::node::phase::Phase;
@@ -44,7 +45,11 @@ impl Driver {
         if let Err(error) = old.show_sockets() {
             tracing::warn!(%error, "a unix socket of an inbound leads nowhere");
         }
-        let mut applied = before.former.applied;
+        let Former { mut applied, parts } = before.former;
+        // The next one is not to die as the new one did.
+        if let Some(parts) = parts {
+            self.launcher.set_parts_if_others(&parts);
+        }
         let mut wanted = applied.roster.clone();
         wanted.take_over(&failed.roster);
         // They were being taken from it when that was cut off.

@@ -52,7 +52,12 @@ async fn a_daemon_that_dies_in_any_phase_is_followed_by_one_that_ends_it() {
     ];
     let mut met = Vec::new();
     let mut step = 0;
-    for round in 0..times(1, 20) {
+    // Some last a moment only, and on a machine that is busy it takes more than one round to meet them.
+    let met_all = |node: &NodeProcess| ends_in(node)[0] > 0 && ends_in(node)[2] > 0;
+    for round in 0..times(8, 20) {
+        if round >= times(1, 20) && met_all(&place.node) {
+            break;
+        }
         for phase in phases {
             eventually("nobody leaves a port any more", || async {
                 matches!(phase_of(&folder), None | Some(Phase::Closed)).then_some(())
@@ -93,16 +98,21 @@ async fn a_daemon_that_dies_in_any_phase_is_followed_by_one_that_ends_it() {
         }
     }
     let outcome = storm.end().await;
+    let ends = ends_in(&place.node);
+    println!("died in {met:?}; ended, undone, not ready: {ends:?}, {outcome:?}");
+    nobody_noticed(&outcome, &place.node);
+    everything_is_billed_once(&place, &outcome).await;
+    assert!(ends[0] > 0 && ends[2] > 0, "{ends:?}");
+}
+
+/// How often a hand-over was ended, undone, and given up before its core was ready.
+fn ends_in(node: &NodeProcess) -> [usize; 3] {
     let ends = [
         "ended the hand-over",
         "undid the hand-over",
         "was not ready when",
     ];
-    let ends = ends.map(|end| said(&place.node, end));
-    println!("died in {met:?}; ended, undone, not ready: {ends:?}, {outcome:?}");
-    nobody_noticed(&outcome, &place.node);
-    everything_is_billed_once(&place, &outcome).await;
-    assert!(ends[0] > 0 && ends[2] > 0, "{ends:?}");
+    ends.map(|end| said(node, end))
 }
 
 /// Where cores that drain keep their listeners, the next daemon has to know which of them is whose.
