@@ -3,7 +3,7 @@
 
 SHELL := /bin/bash
 .DEFAULT_GOAL := help
-.PHONY: help build xray xray-oldest xray-newest run demo test test-oldest-core test-newest-core test-systemd test-install test-packages release soak bench check fmt-check clippy doc clean-local
+.PHONY: help build xray xray-oldest xray-newest run demo test test-oldest-core test-newest-core test-systemd test-install test-packages test-docker release soak bench check fmt-check clippy doc clean-local
 
 # More arguments for cargo test: make test ARGS="stats -- --nocapture"
 ARGS ?=
@@ -71,6 +71,10 @@ test-packages: ## Run install.sh and the Debian package under a real systemd in 
 	cargo build
 	@xray=$$(scripts/xray.sh) && tests/install/systemd.sh target/debug/raynode $$xray && \
 	  tests/install/deb.sh target/debug/raynode $$xray
+
+test-docker: ## Build the image and run it by docker-compose.yml, with an engine of its own where none runs (root, dockerd, compose)
+	@scripts/need.sh xray xray_newest
+	@xray=$$(scripts/xray.sh) && other=$$(scripts/xray-newest.sh) && tests/docker/run.sh $$xray $$other
 
 release: ## Build the archive and the Debian package of this machine's kind, with SHA256SUMS, in target/dist
 	@scripts/need.sh cargo

@@ -1,5 +1,6 @@
 //! The machine's load: memory, processors, network.
 
+mod capabilities;
 mod cgroup;
 mod process;
 
@@ -13,6 +14,7 @@ use arc_swap::ArcSwap;
 use sysinfo::{Networks, System};
 use tokio::task::JoinSet;
 
+pub use self::capabilities::take_up_capabilities;
 pub use self::process::Process;
 
 /// How often the load is measured while it is watched.

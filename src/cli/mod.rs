@@ -97,7 +97,12 @@ enum Command {
 
 /// Runs what the command line asks for.
 #[must_use]
+#[expect(clippy::print_stderr, reason = "a command speaks to its operator")]
 pub fn main() -> ExitCode {
+    // Every command, because what the daemon is shows to those only that may do as much.
+    if let Err(error) = crate::host::take_up_capabilities() {
+        eprintln!("raynode: the capabilities of its file are of no use: {error}");
+    }
     match Arguments::parse().command {
         Command::Run(arguments) => run::run(&arguments),
         Command::Init(arguments) => init::run(&arguments),

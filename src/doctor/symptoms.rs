@@ -164,10 +164,10 @@ symptoms! {
         "a kernel with CONFIG_INET_DIAG_DESTROY, as distributions have";
     NO_NET_ADMIN: Warn "capabilities",
         "Connections of removed users in a core that drains can't be ended one by one.",
-        "AmbientCapabilities=CAP_NET_ADMIN in the unit (the packaged one has it)";
+        "AmbientCapabilities=CAP_NET_ADMIN in the unit (the packaged one has it); cap_add in docker-compose.yml";
     NO_BIND_SERVICE: Warn "capabilities",
         "The core can't listen on ports below 1024, such as 443.",
-        "AmbientCapabilities=CAP_NET_BIND_SERVICE in the unit (the packaged one has it)";
+        "AmbientCapabilities=CAP_NET_BIND_SERVICE in the unit (the packaged one has it); cap_add in docker-compose.yml";
     YAMA_FORBIDS: Warn "capabilities",
         "After a restart of the daemon the first hand-over is plain: connections that are being opened may fail.",
         "sysctl -w kernel.yama.ptrace_scope=0, or net.ipv4.tcp_migrate_req=1";

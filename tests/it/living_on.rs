@@ -320,7 +320,7 @@ async fn process_1_starts_the_daemon_again_and_the_core_stays() {
     assert_eq!(output.status.code(), Some(2));
 }
 
-/// As in the image: the daemon is nobody in particular, and the core's binary has a capability of its own,
+/// The daemon is nobody in particular, and somebody gave the core's binary a capability of its own,
 /// so that its environment and its binary are shown to nobody.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_core_with_capabilities_is_taken_over_by_a_daemon_that_is_not_root() {

@@ -12,6 +12,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod capabilities;
 mod counted;
 mod delivered;
 mod doctor;
