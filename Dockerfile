@@ -21,6 +21,10 @@ WORKDIR /build
 ARG TARGETARCH
 COPY deploy/docker/target.sh ./
 RUN sh target.sh "${TARGETARCH:-$(dpkg --print-architecture)}" >>"$CARGO_HOME/config.toml"
+# Optimising across crates takes long. The tests of the image do with less: LTO=off, CODEGEN_UNITS=16, OPT_LEVEL=1.
+ARG CARGO_PROFILE_RELEASE_LTO=fat
+ARG CARGO_PROFILE_RELEASE_CODEGEN_UNITS=1
+ARG CARGO_PROFILE_RELEASE_OPT_LEVEL=3
 # The dependencies, for programs that do nothing: this layer stays as long as they do.
 COPY Cargo.toml Cargo.lock ./
 RUN mkdir -p src benches examples tests/it \

@@ -15,6 +15,8 @@ start_engine() {
   fi
   ((EUID == 0)) || skip "no engine answers, and only root can start one"
   command -v dockerd >/dev/null || skip "no engine answers, and dockerd is missing (apt-get install docker.io)"
+  # Layers of compilers, and what they make.
+  (($(df --output=avail --block-size=1G "$work" | tail -n 1) >= 10)) || skip "an engine of our own needs 10 GB in $work"
   mkdir "$work/engine"
   export DOCKER_HOST=unix://$work/engine/socket
   dockerd --host "$DOCKER_HOST" --data-root "$work/engine/data" --exec-root "$work/engine/exec" \
@@ -30,7 +32,11 @@ start_engine() {
     tail -n 5 "$work/engine/log"
     skip "no engine can run here"
   fi
-  echo "==> an engine of our own: $(docker version --format '{{.Server.Version}}'), $(docker info --format '{{.Driver}}')"
+  local driver
+  driver=$(docker info --format '{{.Driver}}')
+  # That one copies everything for every step.
+  [[ $driver != vfs ]] || skip "this file system has no layers: $(findmnt --noheadings --output FSTYPE --target "$work") under $work"
+  echo "==> an engine of our own: $(docker version --format '{{.Server.Version}}'), $driver"
 }
 
 stop_engine() {
@@ -50,12 +56,14 @@ the_image() {
   sed -n "s/^ARG $1=//p" Dockerfile
 }
 
-# find_image ARG: what to build with, in the variable of this name: what the Dockerfile says where the engine has it, else
-# one that is made here of Debian and what this machine builds with.
+# find_image ARG: what to build with, in the variable of this name: what the Dockerfile says where the engine has it or
+# gets it, else one that is made here of Debian and what this machine builds with.
 find_image() {
   local name
   name=$(the_image "$1")
-  if ! docker image inspect "$name" >/dev/null 2>&1; then
+  # Whose engine it is decides where that gets its images from; ours has none.
+  if ! docker image inspect "$name" >/dev/null 2>&1 &&
+    { [[ -n $engine ]] || ! timeout 600 docker pull --quiet "$name" >/dev/null 2>&1; }; then
     name=raynode-test-${1,,}:$$
     "make_$1" "$name"
     made+=("$name")
@@ -72,12 +80,9 @@ make_debian() {
     skip "the engine has no $(the_image RUST_IMAGE), and mmdebstrap is missing, which makes one in its place (apt-get install mmdebstrap)"
   echo "==> making a Debian with a compiler in .local (once, about half a minute)"
   rm -rf "$tree"
-  mkdir -p "$(dirname "$tree")" "$work/authorities"
-  cp -r /usr/local/share/ca-certificates/. "$work/authorities/"
+  mkdir -p "$(dirname "$tree")"
   mmdebstrap --quiet --variant=minbase --include=ca-certificates,gcc,libc6-dev \
-    --customize-hook="mkdir -p \"\$1/usr/local/share/ca-certificates\"" \
-    --customize-hook="copy-in $work/authorities/. /usr/local/share/ca-certificates" \
-    --customize-hook="chroot \"\$1\" update-ca-certificates" \
+    --customize-hook="copy-in /etc/ssl/certs/ca-certificates.crt /etc/ssl/certs" \
     bookworm "$tree" /etc/apt/sources.list.d/debian.sources
   touch "$tree/complete"
 }
@@ -101,7 +106,7 @@ make_GO_IMAGE() {
   make_debian
   echo "==> $1 in the place of $(the_image GO_IMAGE)"
   import_with "$1" "$(cd deploy/xray && go env GOROOT)" usr/local/go \
-    'ENV GOPATH=/go GOTOOLCHAIN=local PATH=/usr/local/go/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin'
+    "ENV GOPATH=/go GOTOOLCHAIN=local GOPROXY=$(go env GOPROXY) GOSUMDB=$(go env GOSUMDB) PATH=/usr/local/go/bin:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
 }
 
 # As the usual image has it: rustup with one toolchain.

@@ -5,6 +5,7 @@
 #
 # Usage: run.sh XRAY OTHER_XRAY: a user's client, and the core that is installed. Needs an engine for containers, or root
 # and dockerd; compose; Python, curl, nsenter. Without an engine it is skipped, and fails where RAYNODE_TEST_DOCKER=1.
+# Most of the time is the compilers'. They optimise less than for a release, unless RAYNODE_TEST_RELEASE=1.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -93,11 +94,23 @@ fi
 find_image GO_IMAGE
 find_image RUST_IMAGE
 began=$SECONDS
+options=(--build-arg GO_IMAGE="$GO_IMAGE" --build-arg RUST_IMAGE="$RUST_IMAGE")
+optimised="as for a release"
+if [[ ${RAYNODE_TEST_RELEASE:-} != 1 ]]; then
+  optimised="less optimised than a release"
+  for argument in LTO=off CODEGEN_UNITS=16 OPT_LEVEL=1; do
+    options+=(--build-arg "CARGO_PROFILE_RELEASE_$argument")
+  done
+fi
+# By its name alone, the value of now.
+for argument in http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY; do
+  [[ -z ${!argument:-} ]] || options+=(--build-arg "$argument")
+done
 # The network of the machine: an engine of ours has no other one.
-docker build --network host --tag "$project" --build-arg GO_IMAGE="$GO_IMAGE" --build-arg RUST_IMAGE="$RUST_IMAGE" \
-  . >"$work/build.log" 2>&1 || { tail -n 60 "$work/build.log" && fail "the image can't be built"; }
+timeout 1800 docker build --network host --tag "$project" "${options[@]}" . >"$work/build.log" 2>&1 ||
+  { tail -n 60 "$work/build.log" && fail "the image can't be built"; }
 size=$(docker image inspect --format '{{.Size}}' "$project")
-echo "ok: the image is built in $((SECONDS - began)) s and has $((size / 1000000)) MB"
+echo "ok: the image is built in $((SECONDS - began)) s ($optimised) and has $((size / 1000000)) MB"
 ((size <= 80000000)) || fail "the image has more than 80 MB"
 
 inspect() {
@@ -181,6 +194,10 @@ none=0000000000000000
 up
 until_so "it does not get healthy" is_healthy "$container"
 raynode status | grep -q 'waiting for a panel' || fail "raynode status: $(raynode status)"
+# As operators do it.
+composed exec -T raynode raynode status >"$work/said" 2>&1 || fail "compose exec: $(<"$work/said")"
+raynode doctor >"$work/said" 2>&1 || fail "raynode doctor: $(<"$work/said")"
+grep -q '^ok *capabilities  *all that' "$work/said" || fail "raynode doctor: $(<"$work/said")"
 [[ $(raynode --version) == "raynode $(cargo_version)" ]] || fail "it is $(raynode --version)"
 daemon=$(the_daemon)
 for one in "$init" "$daemon"; do
@@ -391,6 +408,10 @@ core=$(the_cores)
 [[ $(readlink "/proc/$core/exe") == "/var/lib/raynode/cores/$version/xray" ]] || fail "the core is $(readlink "/proc/$core/exe")"
 used || fail "what he used is forgotten"
 nothing_lost "compose down and up: key, certificate, core, users and usage are those of before, without a panel"
+call start -X POST -d "$(start_with "$config" "[$(user first $first '"in"')]")" | grep -q '"started":true' ||
+  fail "the panel is back, and the node does not start"
+logged 'the node runs exactly this already' || fail "the panel is back, and another core was started"
+unharmed "the panel is back"
 composed down --volumes >"$work/compose.log" 2>&1 || fail "$(<"$work/compose.log")"
 container=''
 
