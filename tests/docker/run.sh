@@ -5,7 +5,8 @@
 #
 # Usage: run.sh XRAY OTHER_XRAY: a user's client, and the core that is installed. Needs an engine for containers, or root
 # and dockerd; compose; Python, curl, nsenter. Without an engine it is skipped, and fails where RAYNODE_TEST_DOCKER=1.
-# Most of the time is the compilers'. They optimise less than for a release, unless RAYNODE_TEST_RELEASE=1.
+# Most of the time is the compilers'. They optimise less than for a release, unless RAYNODE_TEST_RELEASE=1. An image that
+# the engine has already is tested by RAYNODE_TEST_IMAGE=its name.
 set -euo pipefail
 cd "$(dirname "$0")/../.."
 
@@ -42,7 +43,7 @@ finish() {
     tail -n 5 "$work/engine/log" 2>/dev/null || true
   fi
   for name in "${containers[@]}"; do
-    docker rm --force "$name" >/dev/null 2>&1 || true
+    docker rm --force --volumes "$name" >/dev/null 2>&1 || true
   done
   if ((${#compose[@]})) && [[ -e $work/node/docker-compose.yml ]]; then
     composed down --volumes --timeout 5 >/dev/null 2>&1 || true
@@ -91,424 +92,39 @@ elif command -v docker-compose >/dev/null; then
 else
   skip "compose is missing (apt-get install docker-compose)"
 fi
-find_image GO_IMAGE
-find_image RUST_IMAGE
-began=$SECONDS
-options=(--build-arg GO_IMAGE="$GO_IMAGE" --build-arg RUST_IMAGE="$RUST_IMAGE")
-optimised="as for a release"
-if [[ ${RAYNODE_TEST_RELEASE:-} != 1 ]]; then
-  optimised="less optimised than a release"
-  for argument in LTO=off CODEGEN_UNITS=16 OPT_LEVEL=1; do
-    options+=(--build-arg "CARGO_PROFILE_RELEASE_$argument")
+build() {
+  local began=$SECONDS optimised="as for a release" argument options
+  find_image GO_IMAGE
+  find_image RUST_IMAGE
+  options=(--build-arg GO_IMAGE="$GO_IMAGE" --build-arg RUST_IMAGE="$RUST_IMAGE")
+  if [[ ${RAYNODE_TEST_RELEASE:-} != 1 ]]; then
+    optimised="less optimised than a release"
+    for argument in LTO=off CODEGEN_UNITS=16 OPT_LEVEL=1; do
+      options+=(--build-arg "CARGO_PROFILE_RELEASE_$argument")
+    done
+  fi
+  # By its name alone, the value of now.
+  for argument in http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY; do
+    [[ -z ${!argument:-} ]] || options+=(--build-arg "$argument")
   done
+  # The network of the machine: an engine of ours has no other one.
+  timeout 1800 docker build --network host --tag "$project" "${options[@]}" . >"$work/build.log" 2>&1 ||
+    { tail -n 60 "$work/build.log" && fail "the image can't be built"; }
+  echo "ok: the image is built in $((SECONDS - began)) s, $optimised"
+}
+
+if [[ -n ${RAYNODE_TEST_IMAGE:-} ]]; then
+  docker tag "$RAYNODE_TEST_IMAGE" "$project"
+else
+  build
 fi
-# By its name alone, the value of now.
-for argument in http_proxy https_proxy no_proxy HTTP_PROXY HTTPS_PROXY NO_PROXY; do
-  [[ -z ${!argument:-} ]] || options+=(--build-arg "$argument")
-done
-# The network of the machine: an engine of ours has no other one.
-timeout 1800 docker build --network host --tag "$project" "${options[@]}" . >"$work/build.log" 2>&1 ||
-  { tail -n 60 "$work/build.log" && fail "the image can't be built"; }
 size=$(docker image inspect --format '{{.Size}}' "$project")
-echo "ok: the image is built in $((SECONDS - began)) s ($optimised) and has $((size / 1000000)) MB"
 ((size <= 80000000)) || fail "the image has more than 80 MB"
 
-inspect() {
-  docker inspect --format "$2" "$1"
-}
-
-# --- By compose ---
-
-mkdir "$work/node" "$work/archives"
-cp docker-compose.yml "$work/node/"
-read -r service api inbound client_port second_port echo_port low < <(
-  python3 - <<'PORTS'
-import socket
-held = [socket.create_server(("127.0.0.1", 0)) for _ in range(6)]
-def is_free(port):
-    try:
-        socket.create_server(("127.0.0.1", port)).close()
-    except OSError:
-        return False
-    return True
-print(*(one.getsockname()[1] for one in held), next(filter(is_free, range(600, 1024))))
-PORTS
-)
-cat >"$work/node/.env" <<SETTINGS
-# As somebody has it who comes from another node.
-NODE_HOST=127.0.0.1
-SERVICE_PORT=$service
-API_PORT=$api
-METRICS_LISTEN=off
-CERT_SAN=127.0.0.1
-SETTINGS
-# For the archive of a core, somebody mounts a folder.
-cat >"$work/node/archives.yml" <<MOUNT
-services:
-  raynode:
-    volumes:
-      - $work/archives:/archives:ro
-MOUNT
-
-composed() {
-  (cd "$work/node" && RAYNODE_IMAGE=$project "${compose[@]}" --project-name "$project" \
-    --file docker-compose.yml --file archives.yml "$@")
-}
-
-up() {
-  composed up --detach --no-build >"$work/compose.log" 2>&1 || { cat "$work/compose.log" && fail "compose does not bring it up"; }
-  container=$(composed ps --quiet raynode)
-  init=$(inspect "$container" '{{.State.Pid}}')
-}
-
-raynode() {
-  docker exec "$container" raynode "$@"
-}
-
-log() {
-  docker logs "$container" 2>&1
-}
-
-logged() { (($(log | grep -cF -- "$1") >= ${2:-1})); }
-is_healthy() { [[ $(inspect "$1" '{{.State.Health.Status}}') == healthy ]]; }
-answers() { raynode status --quiet 2>/dev/null; }
-
-# processes PATTERN: their numbers on this machine.
-processes() {
-  docker top "$container" -eo pid,args | awk -v pattern="$1" '$0 ~ pattern { print $1 }' | xargs
-}
-
-the_daemon() { processes 'raynode run'; }
-the_cores() { processes '/xray run -c'; }
-
-# may PROCESS SET CAPABILITIES: this set of a process is exactly that, as capability.h numbers them.
-may() {
-  grep -qP "^Cap$2:\\t$3\$" "/proc/$1/status" || fail "$1 has another set of capabilities: $(grep -P '^Cap' "/proc/$1/status" | xargs), and not $2 $3"
-}
-
-# NET_BIND_SERVICE is 10, NET_ADMIN 12, SYS_PTRACE 19.
-bind=0000000000000400 bind_admin=0000000000001400
-all_of_compose=0000000000081400
-none=0000000000000000
-
-up
-until_so "it does not get healthy" is_healthy "$container"
-raynode status | grep -q 'waiting for a panel' || fail "raynode status: $(raynode status)"
-# As operators do it.
-composed exec -T raynode raynode status >"$work/said" 2>&1 || fail "compose exec: $(<"$work/said")"
-raynode doctor >"$work/said" 2>&1 || fail "raynode doctor: $(<"$work/said")"
-grep -q '^ok *capabilities  *all that' "$work/said" || fail "raynode doctor: $(<"$work/said")"
-[[ $(raynode --version) == "raynode $(cargo_version)" ]] || fail "it is $(raynode --version)"
-daemon=$(the_daemon)
-for one in "$init" "$daemon"; do
-  [[ $(awk '/^[UG]id:/ { print $2, $3, $4, $5 }' "/proc/$one/status" | sort -u) == "10001 10001 10001 10001" ]] ||
-    fail "$one is not of the user 10001"
-  may "$one" Bnd $all_of_compose
-done
-may "$daemon" Eff $bind_admin
-root=/proc/$init/root
-for place in usr/local/bin/xray etc/passwd new; do
-  (: >>"$root/$place") 2>/dev/null && fail "/$place can be written"
-done
-[[ $(stat --format '%u:%g %a' "$root/var/lib/raynode" "$root/run/raynode" | sort -u) == "10001:10001 700" ]] ||
-  fail "the folders belong to somebody else: $(stat --format '%n %u:%g %a' "$root/var/lib/raynode" "$root/run/raynode")"
-echo "ok: it is healthy, as 10001, and its root can't be written"
-
-# --- A panel and its users ---
-
-pairing() {
-  raynode pair --json | python3 -c "import json, sys; print(json.load(sys.stdin)['$1'])"
-}
-
-key=$(pairing api_key)
-raynode pair --certificate >"$work/certificate"
-
-# call PATH OPTION...: as the panel does, who knows the certificate.
-call() {
-  local path=$1
-  shift
-  curl --silent --show-error --max-time 60 --cacert "$work/certificate" --retry 20 --retry-delay 0 --retry-max-time 15 \
-    --retry-connrefused -H "x-api-key: $key" -H 'content-type: application/json' -H 'accept: application/json' "$@" "https://127.0.0.1:$service/$path"
-}
-
-# start_with CONFIGURATION USERS: the body of a Start.
-start_with() {
-  python3 -c 'import json, sys; print(json.dumps({"config": sys.argv[1], "users": json.loads(sys.argv[2])}))' "$1" "$2"
-}
-
-first=6f1d2f0e-3c6a-4a53-9d4e-0b1a6c6f2b11 second=6f1d2f0e-3c6a-4a53-9d4e-0b1a6c6f2b22
-user() {
-  echo '{"email":"'"$1"'","proxies":{"vless":{"id":"'"$2"'"}},"inbounds":['"$3"']}'
-}
-direct='{"tag":"direct","protocol":"freedom","settings":{"finalRules":[{"action":"allow"}]}}'
-vless='{"tag":"in","protocol":"vless","listen":"127.0.0.1","port":'$inbound',"settings":{"clients":[],"decryption":"none"}}'
-# door PORT TARGET [ADDRESS]: all that comes goes there.
-door() {
-  echo '{"tag":"door-'"$1"'","protocol":"dokodemo-door","listen":"127.0.0.1","port":'"$1"',
-    "settings":{"address":"'"${3:-127.0.0.1}"'","port":'"$2"',"network":"tcp"}}'
-}
-config='{"log":{"loglevel":"warning"},"inbounds":['$vless,$(door "$low" "$echo_port")'],"outbounds":['$direct']}'
-users="[$(user first $first '"in"'),$(user second $second '"in"')]"
-
-# of_user ID PORT ADDRESS: his client, behind this port; he comes from this address, for 127.0.0.1 is told of nobody.
-of_user() {
-  echo '{"log":{"loglevel":"warning"},"inbounds":['"$(door "$2" "$echo_port")"'],
-    "outbounds":[{"protocol":"vless","sendThrough":"'"$3"'","settings":{"vnext":[
-      {"address":"127.0.0.1","port":'"$inbound"',"users":[{"id":"'"$1"'","encryption":"none"}]}]}}]}'
-}
-
-# A word through this port, to the echo and back.
-echo_through() {
-  [[ $(timeout 5 bash -c "exec 3<>/dev/tcp/127.0.0.1/$1; echo hello >&3; head -n 1 <&3" 2>/dev/null) == hello ]]
-}
-
-call start -X POST -d "$(start_with "$config" "$users")" | grep -q '"started":true' || fail "the node does not start"
-"$xray" run -c stdin: <<<"$(of_user $first "$client_port" 127.0.0.6)" >"$work/client.log" 2>&1 &
-started+=($!)
-hold_streams() {
-  rm -f "$work/count"
-  python3 tests/systemd/streams.py "$client_port" "$echo_port" 20 "$work/count" >"$work/streams.log" 2>&1 &
-  streams=$!
-  started+=("$streams")
-  until_so "streams of a user do not get through" are_open
-}
-are_open() { [[ -s $work/count && $(cut -d' ' -f1 "$work/count") == 20 ]]; }
-hold_streams
-core=$(the_cores)
-may "$core" Eff $bind
-may "$core" Bnd $all_of_compose
-until_so "a port under 1024 leads nowhere" echo_through "$low"
-
-# unharmed WHAT: control answers, and nothing is lost.
-unharmed() {
-  call stats/backend | grep -q num_goroutine || fail "$1: control does not answer"
-  nothing_lost "$1"
-}
-
-# nothing_lost WHAT: this core serves, and of the streams and new connections none failed.
-nothing_lost() {
-  local held ended connections failed before
-  [[ " $(the_cores) " == *" $core "* ]] || fail "$1: the core is not $core but $(the_cores)"
-  read -r held ended connections failed <"$work/count"
-  before=$connections
-  # Some that are certainly of now.
-  while ((connections < before + 5)); do
-    sleep 0.05
-    read -r held ended connections failed <"$work/count"
-  done
-  ((held == 20 && ended == 0 && failed == 0)) ||
-    fail "$1: $held streams, $ended ended; $connections new connections, $failed failed"
-  echo "ok: $1"
-}
-unharmed "a panel starts it, and a user's traffic flows; a port under 1024, too"
-
-used() {
-  raynode users show first --json | python3 -c 'import json, sys; used = json.load(sys.stdin)["lifetime"]; sys.exit(not (int(used["uplink"]) > 4000 and int(used["downlink"]) > 4000))'
-}
-until_so "what he uses is not counted" used
-echo "ok: it is counted"
-
-# --- Another core ---
-
-version=$("$other" version | awk 'NR == 1 { print $2 }')
-python3 - "$other" "$work/archives/Xray.zip" <<'ARCHIVE'
-import sys, zipfile
-with zipfile.ZipFile(sys.argv[2], "w", zipfile.ZIP_DEFLATED) as archive:
-    archive.write(sys.argv[1], "xray")
-ARCHIVE
-sum=$(sha256sum <"$work/archives/Xray.zip" | cut -d' ' -f1)
-# One who is removed afterwards has a connection, which stays open until a core ends it.
-"$xray" run -c stdin: <<<"$(of_user $second "$second_port" 127.0.0.5)" >"$work/second.log" 2>&1 &
-started+=($!)
-until_so "the second user does not get through" echo_through "$second_port"
-bash -c "exec 3<>/dev/tcp/127.0.0.1/$second_port; echo hello >&3; read -r _ <&3; read -r _ <&3" &
-started+=($!)
-# So that the core's view of who is online has him.
-sleep 2
-
-# handed_over FORM TIMES: so many hand-overs took this form by now, and another core serves.
-handed_over() {
-  local old=$core
-  until_so "not $2 hand-overs in the form $1" logged "form=\"$1\"" "$2"
-  core=$(the_cores | tr ' ' '\n' | grep -vx "$old" | tail -n 1)
-  [[ -n $core ]] || fail "no core but $old is there"
-  may "$core" Eff $bind
-}
-
-raynode core install "$version" --from /archives/Xray.zip --sha256 "$sum" >"$work/said" 2>&1 || fail "$(<"$work/said")"
-handed_over steered 1
-[[ $(readlink "/proc/$core/exe") == "/var/lib/raynode/cores/$version/xray" ]] || fail "the core is $(readlink "/proc/$core/exe")"
-until_so "a port under 1024 leads nowhere with an installed core" echo_through "$low"
-unharmed "raynode core install: a steered hand-over to Xray $version"
-call user/sync -X PUT -d "$(user second $second '')" >/dev/null
-until_so "the connection of a removed user is not ended" logged 'users=1 connections=1'
-echo "ok: the connection of a removed user is ended in the core that drains"
-
-# --- What containers live through ---
-
-is_another_daemon() { [[ -n $(the_daemon) && $(the_daemon) != "$daemon" ]] && answers; }
-# checked_since MOMENT: it was looked at after that, and was well.
-checked_since() {
-  inspect "$container" '{{range .State.Health.Log}}{{.Start.Unix}} {{.ExitCode}}{{println}}{{end}}' |
-    awk -v since="$1" '$1 > since && $2 == 0 { found = 1 } END { exit !found }'
-}
-
-killed=$(date +%s)
-kill -KILL "$daemon"
-until_so "the daemon is not started again" is_another_daemon
-daemon=$(the_daemon)
-may "$daemon" Eff $bind_admin
-until_so "it does not get healthy again" checked_since "$killed"
-is_healthy "$container" || fail "it is $(inspect "$container" '{{.State.Health.Status}}')"
-[[ $(inspect "$container" '{{.State.Pid}} {{.RestartCount}}') == "$init 0" ]] || fail "the container was started again"
-unharmed "kill -9 of the daemon"
-
-raynode restart >"$work/said" 2>&1 || fail "raynode restart: $(<"$work/said")"
-until_so "it does not make way for the binary on disk" logged 'serving panels' 3
-until_so "it does not answer again" answers
-unharmed "raynode restart"
-docker kill --signal HUP "$container" >/dev/null
-until_so "SIGHUP does not reach the daemon" logged 'read LOG_LEVEL'
-
-config=${config/warning/error}
-call start -X POST -d "$(start_with "$config" "[$(user first $first '"in"')]")" | grep -q '"started":true' ||
-  fail "the node does not start with another log level"
-yama=$(cat /proc/sys/kernel/yama/ptrace_scope 2>/dev/null || echo 0)
-if ((yama == 0)); then
-  handed_over steered 2
-  unharmed "a steered hand-over from a core of an earlier daemon"
-else
-  handed_over plain 1
-  echo "NOT SHOWN, for Yama forbids it here: a steered hand-over from a core of an earlier daemon"
-fi
-
-kill "$streams"
-cores=$(the_cores)
-before=$SECONDS
-docker stop --time 45 "$container" >/dev/null
-took=$((SECONDS - before))
-((took < 30)) || fail "it takes $took s to stop"
-[[ $(inspect "$container" '{{.State.ExitCode}}') == 0 ]] || fail "it ends with exit code $(inspect "$container" '{{.State.ExitCode}}')"
-for one in $cores; do
-  [[ ! -e /proc/$one ]] || fail "the core $one is left"
-done
-# The daemon did that, and not the kernel after the end of process 1.
-logged "core stopped" "$(wc -w <<<"$cores")" || fail "the daemon did not stop its cores: $cores"
-echo "ok: docker stop, after $took s with exit code 0"
-
-composed down >"$work/compose.log" 2>&1 || fail "$(<"$work/compose.log")"
-up
-until_so "it does not answer" answers
-[[ $(pairing api_key) == "$key" ]] || fail "it has another API key"
-raynode pair --certificate | cmp --quiet - "$work/certificate" || fail "it has another certificate"
-is_restored() { [[ -n $(the_cores) ]]; }
-until_so "what was served last is not served again" is_restored
-hold_streams
-core=$(the_cores)
-[[ $(readlink "/proc/$core/exe") == "/var/lib/raynode/cores/$version/xray" ]] || fail "the core is $(readlink "/proc/$core/exe")"
-used || fail "what he used is forgotten"
-nothing_lost "compose down and up: key, certificate, core, users and usage are those of before, without a panel"
-call start -X POST -d "$(start_with "$config" "[$(user first $first '"in"')]")" | grep -q '"started":true' ||
-  fail "the panel is back, and the node does not start"
-logged 'the node runs exactly this already' || fail "the panel is back, and another core was started"
-unharmed "the panel is back"
-composed down --volumes >"$work/compose.log" 2>&1 || fail "$(<"$work/compose.log")"
-container=''
-
-# --- With fewer and with more capabilities ---
-
-# alone NAME OPTION...: in a network of its own, whose ports are guarded as those of a machine are.
-alone() {
-  container=$project-$1
-  shift
-  containers+=("$container")
-  docker run --detach --name "$container" --network none --sysctl net.ipv4.ip_unprivileged_port_start=1024 \
-    --read-only --tmpfs /run/raynode:uid=10001,gid=10001,mode=0700 --env API_KEY="$first" "$@" "$project" >/dev/null
-  until_so "it does not answer" answers
-  init=$(inspect "$container" '{{.State.Pid}}')
-  daemon=$(the_daemon)
-}
-
-# starts CONFIGURATION: whether the node starts with it.
-starts() {
-  nsenter --target "$init" --net curl --silent --show-error --max-time 60 --insecure -H "x-api-key: $first" \
-    -H 'content-type: application/json' -H 'accept: application/json' -X POST -d "$(start_with "$1" '[]')" https://127.0.0.1:62050/start |
-    tee "$work/said" | grep -q '"started":true'
-}
-
-# with_level LEVEL DOOR...
-with_level() {
-  local level=$1 IFS=,
-  shift
-  echo '{"log":{"loglevel":"'"$level"'"},"inbounds":['"$*"'],"outbounds":['"$direct"']}'
-}
-
-# How new connections were led to the other core.
-form() {
-  log | sed -n 's/.*form="\([a-z ]*\)".*/\1/p' | tail -n 1
-}
-
-alone usual
-may "$daemon" Eff $bind
-starts "$(with_level warning "$(door 443 9001)")" || fail "a port under 1024: $(<"$work/said")"
-may "$(the_cores)" Eff $bind
-starts "$(with_level error "$(door 443 9001)")" || fail "another log level: $(<"$work/said")"
-[[ $(form) == plain ]] || fail "docker run without options: the hand-over was $(form), docs/docker.md says plain"
-echo "ok: docker run without options: ports under 1024, a plain hand-over"
-
-alone least --cap-drop ALL --security-opt no-new-privileges
-may "$daemon" Eff $none
-starts "$(with_level warning "$(door 443 9001)")" && fail "a port under 1024 without the capability"
-starts "$(with_level warning "$(door 1443 9001)")" || fail "no capabilities and no core: $(<"$work/said")"
-may "$(the_cores)" Eff $none
-starts "$(with_level error "$(door 1443 9001)")" || fail "another log level: $(<"$work/said")"
-[[ $(form) == plain ]] || fail "no new privileges: the hand-over was $(form), docs/docker.md says plain"
-echo "ok: no capabilities and no new privileges: ports from 1024 on, a plain hand-over"
-
-# From a door into a tunnel, whose other end is the same core, and from there to the echo. The keys are of no other use.
-wireguard() {
-  echo '{"inbounds":['"$(door 9002 9001 192.0.2.10)"',
-    {"tag":"far","protocol":"wireguard","listen":"127.0.0.1","port":51820,"settings":{
-      "secretKey":"eLE2wtyCe8mugjwgS/sXOyg29ND1kS8goJPLDiReZ2U=","address":["10.77.0.1/32"],
-      "peers":[{"publicKey":"FSerzhilUu/cM0JqEcryYgeAgsQZgFpSWjakseJzlUI=","allowedIPs":["10.77.0.2/32"]}]}}'"${1:-}"'],
-    "outbounds":[{"tag":"echo","protocol":"freedom","settings":{"redirect":"127.0.0.1:9001","finalRules":[{"action":"allow"}]}},
-    {"tag":"near","protocol":"wireguard","settings":{
-      "secretKey":"ABTyvxnDkQEtDYb3f7l21HoGlzvdULSPActIM+aYnWE=","address":["10.77.0.2/32"],
-      "peers":[{"publicKey":"+FZErRSm611X43CRomnCs2EK3ukmzeeDRjF0p4xmhis=","endpoint":"127.0.0.1:51820","allowedIPs":["0.0.0.0/0"]}]}}],
-    "routing":{"rules":[{"inboundTag":["door-9002"],"outboundTag":"near"},{"inboundTag":["far"],"outboundTag":"echo"}]}}'
-}
-
-# flows PORT: through this port of its network and back.
-flows() {
-  rm -f "$work/alone"
-  nsenter --target "$init" --net python3 tests/systemd/streams.py "$1" 9001 1 "$work/alone" >"$work/alone.log" 2>&1 &
-  started+=($!)
-  local i
-  for ((i = 0; i < 50; i++)); do
-    sleep 0.2
-    [[ ! -s $work/alone || $(cut -d' ' -f1 "$work/alone") != 1 ]] || return 0
-  done
-  return 1
-}
-
-as_in_compose=(--cap-drop ALL --cap-add NET_BIND_SERVICE --cap-add NET_ADMIN --cap-add SYS_PTRACE)
-alone compose "${as_in_compose[@]}"
-starts "$(wireguard)" || fail "WireGuard does not start: $(<"$work/said")"
-flows 9002 || fail "nothing comes through WireGuard"
-grep -q 'wg0:' "/proc/$init/net/dev" && fail "WireGuard has a device, so this shows nothing"
-echo "ok: WireGuard without a device, as compose has it"
-
-if [[ -c /dev/net/tun ]]; then
-  # As udev makes it.
-  mknod --mode=666 "$work/tun" c 10 200
-  alone more "${as_in_compose[@]}" --device "$work/tun:/dev/net/tun" --security-opt systempaths=unconfined
-  transparent=',{"tag":"transparent","protocol":"dokodemo-door","listen":"127.0.0.1","port":9004,"settings":{"network":"tcp","followRedirect":true},"streamSettings":{"sockopt":{"tproxy":"tproxy"}}}'
-  starts "$(wireguard "$transparent")" || fail "WireGuard and a transparent inbound do not start: $(<"$work/said")"
-  may "$(the_cores)" Eff $bind_admin
-  flows 9002 || fail "nothing comes through WireGuard"
-  grep -q 'wg0:' "/proc/$init/net/dev" || fail "WireGuard has no device"
-  echo "ok: WireGuard with a device of the kernel's and a transparent inbound, as compose.net-admin.yml has it"
-else
-  echo "NOT SHOWN, for there is no /dev/net/tun here: WireGuard with a device of the kernel's"
-fi
+# shellcheck source=tests/docker/node.sh
+source tests/docker/node.sh
+# shellcheck source=tests/docker/by_compose.sh
+source tests/docker/by_compose.sh
+# shellcheck source=tests/docker/by_itself.sh
+source tests/docker/by_itself.sh
 echo "all passed in $SECONDS s, the image has $((size / 1000000)) MB"
