@@ -44,6 +44,14 @@ use crate::{disk, identity, operator, telemetry};
 /// How long the verdicts on reports of usage are waited for at the end, when their connections are closed.
 const VERDICTS: Duration = Duration::from_millis(1500);
 
+/// Settings that another core is needed for.
+const OF_THE_CORE: &[&str] = &[
+    "XRAY_EXECUTABLE_PATH",
+    "XRAY_ASSETS_PATH",
+    "CORE_MEMORY_LIMIT",
+    "HYSTERIA_IDLE_TIMEOUT",
+];
+
 /// Why the node can't run.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -200,6 +208,7 @@ impl App {
         let facts = Facts {
             started,
             instance: Uuid::new_v4(),
+            metrics: Arc::default(),
             settings: Arc::new(InForce::at_the_start()),
             identity,
             binary,
@@ -262,6 +271,7 @@ impl App {
         let mut tasks = JoinSet::new();
         tasks.spawn(reporter.follow(self.node.clone()));
         let in_force = Arc::clone(&self.facts.settings);
+        let metrics_served_at = Arc::clone(&self.facts.metrics);
         let operator = Operator::new(self.node.clone(), self.facts, shutdown.clone());
         let cores = Cores::new(self.node.clone());
         let installing =
@@ -274,7 +284,7 @@ impl App {
         let (pair, current) = (identity.pair, identity.certificate);
         if let Some(address) = self.metrics_listen {
             let page = Page::new(self.metrics, self.node.clone(), Arc::clone(&current));
-            tasks.spawn(scrape::serve(address, page));
+            tasks.spawn(scrape::serve(address, page, metrics_served_at));
         }
         let files = vec![pair.certificate.clone(), pair.key.clone()];
         tasks.spawn(reload::watch(files, certificate_pulls, move || {
@@ -381,14 +391,15 @@ async fn follow_hangups(
 async fn take_over_settings(node: &Node, in_force: &InForce) {
     match Settings::load() {
         Ok(settings) => {
-            in_force.take_over_live_ones();
             node.set_stop_grace(settings.stop_grace);
             telemetry::set_level(settings.log_level);
             tracing::info!(
                 "read LOG_LEVEL, STOP_GRACE, HANDOVER, DRAIN_TIMEOUT, XRAY_EXECUTABLE_PATH, XRAY_ASSETS_PATH, CORE_MEMORY_LIMIT and HYSTERIA_IDLE_TIMEOUT anew; other settings change with a restart"
             );
             // What becomes of it, and why not, is said where it is done.
-            drop(node.renew(settings.core.parts(), settings.handover).await);
+            let renewed = node.renew(settings.core.parts(), settings.handover).await;
+            let refused = if renewed.is_ok() { &[] } else { OF_THE_CORE };
+            in_force.take_over_live_ones(refused);
         }
         Err(mistakes) => {
             tracing::error!(%mistakes, "the settings were not taken over, the old ones stay");

@@ -59,6 +59,11 @@ pub enum Error {
     /// The settings can't be read any more.
     #[error("the node's settings are wrong:\n{0}")]
     Settings(#[from] Mistakes),
+    /// A defect.
+    #[error(
+        "the installation broke off, which is a defect of this program: the log says how, and `raynode core list` what is used"
+    )]
+    Broken,
     /// The node is ending.
     #[error("the node is shutting down; what was used before is used still")]
     Ending,
@@ -333,7 +338,13 @@ impl Installer {
         work: impl Future<Output = Result<Used, Error>> + Send + 'static,
     ) -> Result<Used, Error> {
         let task = self.under_way.spawn(work);
-        task.await.unwrap_or(Err(Error::Ending))
+        task.await.unwrap_or_else(|ended| {
+            Err(if ended.is_panic() {
+                Error::Broken
+            } else {
+                Error::Ending
+            })
+        })
     }
 }
 

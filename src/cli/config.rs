@@ -5,11 +5,12 @@ use std::process::ExitCode;
 use std::sync::Arc;
 
 use serde_json::json;
+use uuid::Uuid;
 
 use super::daemon::Daemon;
 use super::failure::Failure;
 use super::output::{BAD, Form, GOOD, POOR, counted, keep_whole, say, say_json, styled, table};
-use crate::doctor::waiting;
+use crate::doctor::{Changed, Written, written_since};
 use crate::proto::raynode::v1::{
     CompareConfigRequest, CompareConfigResponse, GetSettingsRequest, Setting, Step,
 };
@@ -55,20 +56,24 @@ pub(super) async fn run(settings: Settings, arguments: Arguments) -> Result<Exit
 
 /// What the daemon runs with; without one, what the next one would.
 async fn show(settings: &Settings, form: Form) -> Result<ExitCode, Failure> {
-    let written: Vec<Setting> = Effective::all(&Sources::found())
-        .into_iter()
-        .map(Setting::from)
-        .collect();
-    let in_force = match Daemon::find(&settings.runtime_dir).await {
+    let sources = Sources::found();
+    let asked = match Daemon::find(&settings.runtime_dir).await {
         Ok(daemon) => {
             let asked = daemon.operator().get_settings(GetSettingsRequest {}).await;
-            asked?.into_inner().settings
+            asked
+                .map(tonic::Response::into_inner)
+                .map_err(Failure::from)
         }
-        Err(Failure::NoDaemon { .. }) => written.clone(),
-        Err(other) => return Err(other),
+        Err(none) => Err(none),
+    };
+    let shown_ones = if let Ok(in_force) = &asked {
+        in_force.settings.clone()
+    } else {
+        let written = Effective::all(&sources, Uuid::nil()).into_iter();
+        written.map(Setting::from).collect()
     };
     if form.json {
-        let all: Vec<_> = in_force
+        let all: Vec<_> = shown_ones
             .iter()
             .map(|one| json!({ "name": one.name, "value": one.value, "from": one.from }))
             .collect();
@@ -77,17 +82,39 @@ async fn show(settings: &Settings, form: Form) -> Result<ExitCode, Failure> {
     }
     let mut shown = table(&["SETTING", "VALUE", "FROM"]);
     keep_whole(&mut shown, 0);
-    for one in &in_force {
+    for one in &shown_ones {
         shown.add_row([&one.name, &one.value, &one.from]);
     }
     say(shown.trim_fmt())?;
-    for (name, value, mend) in waiting(&in_force, &written) {
-        say(styled(
-            POOR,
-            format!("{name} is {value} in the file, and not in force yet: {mend}"),
-        ))?;
+    let notes = match asked {
+        Ok(in_force) => notes(written_since(&in_force, &sources), &sources),
+        Err(Failure::NoDaemon { .. }) => Vec::new(),
+        Err(failure) => vec![format!(
+            "this is what is written; what is in force: {failure}"
+        )],
+    };
+    for note in notes {
+        say(styled(POOR, note))?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn notes(written: Written, sources: &Sources) -> Vec<String> {
+    match written {
+        Written::Since(changed) => {
+            let note = |Changed { name, value, mend }: Changed| {
+                format!("{name} is {value} in the file, and not in force yet: {mend}")
+            };
+            changed.into_iter().map(note).collect()
+        }
+        Written::Elsewhere(its) => {
+            let ours = sources.absolute_file();
+            let ours = ours.display();
+            vec![format!(
+                "the daemon reads {its}, and commands given here read {ours}"
+            )]
+        }
+    }
 }
 
 async fn check(settings: Settings, file: &Path) -> Result<ExitCode, Failure> {
@@ -95,7 +122,8 @@ async fn check(settings: Settings, file: &Path) -> Result<ExitCode, Failure> {
         .map_err(|error| Failure::Other(format!("{}: {error}", file.display())))?;
     let logs = Arc::new(Logs::new(1));
     let parts = settings.core.parts();
-    let launcher = Launcher::new(parts, settings.runtime_dir, logs).careful();
+    let launcher =
+        Launcher::new(parts, settings.runtime_dir, logs).as_the_owner_of(&settings.state_dir);
     let checked = launcher.check(&skeleton, &Nobody).await;
     checked.map_err(|error| Failure::Other(format!("{}: {error}", file.display())))?;
     let version = launcher.version().await.ok();

@@ -34,11 +34,11 @@ impl Daemon {
         // Of its own, for the reason: the channel hides it.
         if let Err(error) = UnixStream::connect(&socket).await {
             return Err(match error.kind() {
-                io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => Failure::NoDaemon {
+                io::ErrorKind::PermissionDenied => Failure::NotAllowed { socket, error },
+                _ => Failure::NoDaemon {
                     socket,
                     reason: error.to_string(),
                 },
-                _ => Failure::NotAllowed { socket, error },
             });
         }
         let way = |deadline| {
@@ -69,7 +69,18 @@ impl Daemon {
         InstallServiceClient::new(self.patient.clone())
     }
 
+    /// What is installed.
+    pub(super) fn installed(&self) -> InstallServiceClient<Channel> {
+        InstallServiceClient::new(self.quick.clone())
+    }
+
+    /// The cores that run.
     pub(super) fn cores(&self) -> CoreServiceClient<Channel> {
+        CoreServiceClient::new(self.quick.clone())
+    }
+
+    /// The same, to start another one.
+    pub(super) fn fresh_core(&self) -> CoreServiceClient<Channel> {
         CoreServiceClient::new(self.patient.clone())
     }
 }

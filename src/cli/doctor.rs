@@ -9,7 +9,7 @@ use tonic::Status;
 
 use super::EXIT_FAILED;
 use super::daemon::Daemon;
-use super::failure::Failure;
+use super::failure::{Failure, is_late};
 use super::output::{BAD, FAINT, Form, GOOD, POOR, say, styled};
 use crate::doctor::{self, Finding, Found, Running, Verdict};
 use crate::lock::Lock;
@@ -60,11 +60,14 @@ async fn ask(settings: &Settings) -> Found {
         Err(Failure::NotAllowed { .. }) => return Found::Closed,
         Err(_) => return Found::Nobody,
     };
-    if let Ok(running) = answers(&daemon).await {
-        return Found::Running(Box::new(running));
+    match answers(&daemon).await {
+        Ok(running) => Found::Running(Box::new(running)),
+        Err(error) if is_late(&error) => {
+            let holder = Lock::holder(&settings.runtime_dir).ok().flatten();
+            holder.map_or(Found::Nobody, Found::Hanging)
+        }
+        Err(error) => Found::Failing(error.message().to_owned()),
     }
-    let holder = Lock::holder(&settings.runtime_dir).ok().flatten();
-    holder.map_or(Found::Nobody, Found::Hanging)
 }
 
 async fn answers(daemon: &Daemon) -> Result<Running, Status> {
@@ -79,7 +82,7 @@ async fn answers(daemon: &Daemon) -> Result<Running, Status> {
         status: status.into_inner(),
         cores: cores.cores,
         handovers: cores.handovers.unwrap_or_default(),
-        settings: settings.into_inner().settings,
+        settings: settings.into_inner(),
         latency,
     })
 }

@@ -43,15 +43,17 @@ pub(super) enum Failure {
     Other(String),
 }
 
+/// Whether it is the client's own word for a deadline that has passed.
+pub(super) fn is_late(status: &Status) -> bool {
+    matches!(status.code(), Code::Cancelled | Code::DeadlineExceeded)
+}
+
 fn refusal(status: &Status) -> String {
-    match status.code() {
-        // The client's own word for a deadline that has passed.
-        Code::Cancelled | Code::DeadlineExceeded => {
-            "the daemon does not answer in time; its log, and `raynode doctor`, may say why"
-                .to_owned()
-        }
-        _ => status.message().to_owned(),
+    if is_late(status) {
+        return "the daemon does not answer in time; its log, and `raynode doctor`, may say why"
+            .to_owned();
     }
+    status.message().to_owned()
 }
 
 impl From<Status> for Failure {

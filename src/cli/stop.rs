@@ -70,7 +70,7 @@ pub(super) async fn restart(
 
 async fn renew(daemon: &Daemon) -> Result<ExitCode, Failure> {
     let shown = waiting("starting another core beside the one that serves");
-    let renewed = daemon.cores().renew_core(RenewCoreRequest {}).await;
+    let renewed = daemon.fresh_core().renew_core(RenewCoreRequest {}).await;
     shown.finish_and_clear();
     let core = renewed?.into_inner().core.unwrap_or_default();
     say(format!("Xray {}, pid {}, serves", core.version, core.pid))?;

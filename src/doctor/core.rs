@@ -30,7 +30,7 @@ pub(super) async fn look(settings: &Settings, _: Option<&Running>) -> Vec<Findin
     } else {
         let runtime_dir = settings.runtime_dir.clone();
         let logs = Arc::new(Logs::new(1));
-        let launcher = Launcher::new(parts, runtime_dir, logs).careful();
+        let launcher = Launcher::new(parts, runtime_dir, logs).as_the_owner_of(&settings.state_dir);
         match launcher.version().await {
             Ok(version) => {
                 let found = format!("{binary} is Xray {version}");

@@ -4,17 +4,20 @@ use std::time::Duration;
 
 use super::Finding;
 use super::symptoms::{
-    CHANGE_WAS_REFUSED, CORE_GAVE_UP, CORE_IS_DOWN, CORE_WAS_RESTARTED, DAEMON_HANGS,
-    DAEMON_IS_DOWN, DAEMON_IS_SLOW, DAEMON_MAY_NOT_BE_ASKED, HANDOVER_WAS_PLAIN,
-    USAGE_IS_NOT_COLLECTED,
+    ANOTHER_CORE_SERVES, CHANGE_WAS_REFUSED, CORE_GAVE_UP, CORE_IS_DOWN, CORE_IS_SILENT,
+    CORE_WAS_RESTARTED, DAEMON_FAILS, DAEMON_HANGS, DAEMON_IS_DOWN, DAEMON_IS_SLOW,
+    DAEMON_MAY_NOT_BE_ASKED, HANDOVER_WAS_PLAIN, RENEWAL_WAS_REFUSED, USAGE_IS_NOT_COLLECTED,
 };
-use crate::proto::raynode::v1::{Core, GetStatusResponse, Handovers, Phase, Setting};
+use crate::node::RENEWAL;
+use crate::proto::raynode::v1::{Core, GetSettingsResponse, GetStatusResponse, Handovers, Phase};
 use crate::settings::Settings;
 
 /// So long a healthy daemon takes at most to tell what it does.
 const SLOW: Duration = Duration::from_millis(500);
 /// A panel that collects usage does so every few seconds or minutes.
 const UNCOLLECTED: u64 = 6 * 3600;
+/// A core that lives tells what it counts whenever it is asked.
+const SILENT: Duration = Duration::from_secs(10);
 
 /// Whoever was found where the daemon should be.
 #[derive(Clone, Debug)]
@@ -23,6 +26,8 @@ pub enum Found {
     Running(Box<Running>),
     /// It is there, and does not answer; the number of its process.
     Hanging(i32),
+    /// It answers with an error.
+    Failing(String),
     /// We may not ask it.
     Closed,
     /// Nobody.
@@ -35,7 +40,7 @@ impl Found {
     pub fn running(&self) -> Option<&Running> {
         match self {
             Self::Running(running) => Some(running),
-            Self::Hanging(_) | Self::Closed | Self::Nobody => None,
+            Self::Hanging(_) | Self::Failing(_) | Self::Closed | Self::Nobody => None,
         }
     }
 }
@@ -50,7 +55,7 @@ pub struct Running {
     /// How often one made way.
     pub handovers: Handovers,
     /// What it runs with.
-    pub settings: Vec<Setting>,
+    pub settings: GetSettingsResponse,
     /// How long it took to say that.
     pub latency: Duration,
 }
@@ -63,6 +68,9 @@ pub(super) fn look(settings: &Settings, found: &Found) -> Vec<Finding> {
             let found = format!("the one in {folder}, pid {pid}, does not answer");
             return vec![Finding::ill(&DAEMON_HANGS, found, "")];
         }
+        Found::Failing(reason) => {
+            return vec![Finding::ill(&DAEMON_FAILS, reason.clone(), "")];
+        }
         Found::Closed => {
             let found = format!("the one in {folder} may not be asked");
             return vec![Finding::ill(&DAEMON_MAY_NOT_BE_ASKED, found, "")];
@@ -74,6 +82,7 @@ pub(super) fn look(settings: &Settings, found: &Found) -> Vec<Finding> {
     };
     let mut findings = vec![answers(running)];
     findings.extend(phase(&running.status));
+    findings.extend(core(&running.status, settings));
     findings.extend(history(&running.status, &running.handovers));
     findings
 }
@@ -101,13 +110,35 @@ fn phase(status: &GetStatusResponse) -> Option<Finding> {
     }
 }
 
+/// The core that serves: whether it is the one that is to, and whether it tells.
+fn core(status: &GetStatusResponse, settings: &Settings) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let silent = Duration::from_secs(status.silent_seconds);
+    if silent > SILENT + settings.usage.harvest_interval * 3 {
+        let found = format!("it has told nothing for {} s", silent.as_secs());
+        findings.push(Finding::ill(&CORE_IS_SILENT, found, ""));
+    }
+    let wanted = settings.core.parts().binary;
+    let wanted = wanted.display().to_string();
+    if !status.binary.is_empty() && status.binary != wanted {
+        let found = format!("{} serves, and {wanted} is to", status.binary);
+        findings.push(Finding::ill(&ANOTHER_CORE_SERVES, found, ""));
+    }
+    findings
+}
+
 fn history(status: &GetStatusResponse, handovers: &Handovers) -> Vec<Finding> {
     let mut findings = Vec::new();
     let last = status.last_change.as_ref();
     if let Some(last) = last.filter(|last| !last.refused.is_empty()) {
         let reason = last.refused.lines().next().unwrap_or_default();
         let found = format!("{}, {} s ago: {reason}", last.what, last.seconds_ago);
-        findings.push(Finding::ill(&CHANGE_WAS_REFUSED, found, ""));
+        let symptom = if last.what == RENEWAL {
+            &RENEWAL_WAS_REFUSED
+        } else {
+            &CHANGE_WAS_REFUSED
+        };
+        findings.push(Finding::ill(symptom, found, ""));
     }
     if handovers.restarts > 0 {
         let found = format!("{} times since the daemon started", handovers.restarts);
@@ -175,7 +206,7 @@ mod tests {
             status: GetStatusResponse::default(),
             cores: Vec::new(),
             handovers: Handovers::default(),
-            settings: Vec::new(),
+            settings: GetSettingsResponse::default(),
             latency,
         };
         assert_eq!(answers(&running(SLOW)).symptom, None);

@@ -106,9 +106,9 @@ fn names(names: &[String], addresses: &[IpAddr]) -> Option<Finding> {
         .map(ToString::to_string)
         .collect();
     (!missing.is_empty()).then(|| {
-        let missing = missing.join(",");
-        let found = format!("it does not name {missing}");
-        Finding::ill(&CERTIFICATE_DOES_NOT_NAME_US, found, &missing)
+        let found = format!("it does not name {}", missing.join(", "));
+        let wanted = missing.join(" --name ");
+        Finding::ill(&CERTIFICATE_DOES_NOT_NAME_US, found, &wanted)
     })
 }
 
@@ -141,7 +141,7 @@ mod tests {
         assert_eq!(names(&list(&["node.example"]), &[address]), None);
         let found = names(&list(&["localhost", "127.0.0.1"]), &[address]).unwrap();
         assert_eq!(found.symptom, Some(&CERTIFICATE_DOES_NOT_NAME_US));
-        assert!(found.mend.contains("CERT_SAN=192.0.2.1"), "{}", found.mend);
+        assert!(found.mend.contains("--name 192.0.2.1"), "{}", found.mend);
     }
 
     #[test]

@@ -16,7 +16,7 @@ use self::symptoms::Symptom;
 use crate::settings::{Mistakes, Settings};
 
 pub use self::daemon::{Found, Running};
-pub use self::written::waiting;
+pub use self::written::{Changed, Written, written_since};
 
 /// How bad something is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]

@@ -28,22 +28,14 @@ pub(super) async fn look(settings: &Settings, found: &Found) -> Vec<Finding> {
     for address in std::iter::once(settings.listen).chain(settings.maintenance) {
         findings.push(match found {
             Found::Nobody => is_free(address),
-            Found::Running(_) | Found::Hanging(_) | Found::Closed => {
-                answers(address, handshake(reached_at(address))).await
+            Found::Running(_) | Found::Hanging(_) | Found::Failing(_) | Found::Closed => {
+                answers(address).await
             }
         });
         let rules = firewall.as_deref();
         findings.extend(rules.and_then(|rules| names(rules, address.port())));
     }
-    if let Some(address) = settings.metrics {
-        let found = match found {
-            Found::Nobody => is_free(address),
-            Found::Running(_) | Found::Hanging(_) | Found::Closed => {
-                answers(address, connect(reached_at(address))).await
-            }
-        };
-        findings.push(of_metrics(found, address.port()));
-    }
+    findings.extend(settings.metrics.map(|address| metrics(address, found)));
     findings
 }
 
@@ -70,7 +62,8 @@ fn reached_at(address: SocketAddr) -> SocketAddr {
     SocketAddr::new(ip, address.port())
 }
 
-async fn answers(address: SocketAddr, asked: impl Future<Output = io::Result<()>>) -> Finding {
+async fn answers(address: SocketAddr) -> Finding {
+    let asked = handshake(reached_at(address));
     let port = address.port().to_string();
     match tokio::time::timeout(DEADLINE, asked).await {
         Ok(Ok(())) => Finding::well("ports", format!("{address} answers")),
@@ -82,16 +75,32 @@ async fn answers(address: SocketAddr, asked: impl Future<Output = io::Result<()>
     }
 }
 
-/// What keeps a panel out keeps only Prometheus out there.
-fn of_metrics(finding: Finding, port: u16) -> Finding {
-    match finding.symptom {
-        Some(_) => Finding::ill(&METRICS_ARE_NOT_SERVED, finding.found, &port.to_string()),
-        None => finding,
+/// Only the daemon knows whether it is the one who answers there.
+fn metrics(address: SocketAddr, found: &Found) -> Finding {
+    let port = address.port().to_string();
+    match found {
+        Found::Running(running) if running.status.metrics.is_empty() => Finding::ill(
+            &METRICS_ARE_NOT_SERVED,
+            format!("{address}: the daemon did not get it at its start"),
+            &port,
+        ),
+        Found::Running(running) => {
+            let served = format!("{} has the metrics", running.status.metrics);
+            Finding::well("ports", served)
+        }
+        Found::Nobody => match is_free(address) {
+            Finding {
+                symptom: Some(_),
+                found,
+                ..
+            } => Finding::ill(&METRICS_ARE_NOT_SERVED, found, &port),
+            free => free,
+        },
+        Found::Hanging(_) | Found::Failing(_) | Found::Closed => Finding::well(
+            "ports",
+            format!("{address}: nobody can be asked whether metrics are there"),
+        ),
     }
-}
-
-async fn connect(address: SocketAddr) -> io::Result<()> {
-    TcpStream::connect(address).await.map(drop)
 }
 
 /// Whoever answers: a certificate that is refused was shown, and whether it is the right one is looked at
@@ -154,10 +163,7 @@ mod tests {
         assert_eq!(is_free(address).symptom, Some(&PORT_IS_TAKEN));
         drop(listener);
         assert_eq!(is_free(address).symptom, None);
-        assert_eq!(
-            answers(address, handshake(address)).await.symptom,
-            Some(&PORT_DOES_NOT_ANSWER)
-        );
+        assert_eq!(answers(address).await.symptom, Some(&PORT_DOES_NOT_ANSWER));
     }
 
     #[test]

@@ -39,6 +39,9 @@ symptoms! {
     SETTING_IS_UNKNOWN: Warn "settings",
         "Nobody reads it: it is misspelt, or of another program. What it was meant for has its default.",
         "raynode config show has every name; correct it, or remove the line";
+    SETTINGS_ARE_ANOTHER_NODES: Warn "settings",
+        "What is said of ports, folders and Xray goes by the wrong settings.",
+        "RAYNODE_SETTINGS={} raynode doctor";
     SETTING_IS_NOT_IN_FORCE: Warn "settings",
         "It was changed in the file, and the daemon still runs with what it read before.",
         "raynode reload where docs/settings.md says that a reload takes it over; else raynode restart";
@@ -49,6 +52,9 @@ symptoms! {
     DAEMON_HANGS: Fail "daemon",
         "A daemon is there and does not answer: nobody answers the panel either. The core serves on.",
         "systemctl restart raynode; without systemd: kill -9 its process, and start it again";
+    DAEMON_FAILS: Fail "daemon",
+        "A daemon is there and answers with an error; it may be of another version than this command.",
+        "raynode restart; its log: journalctl -u raynode";
     DAEMON_MAY_NOT_BE_ASKED: Fail "daemon",
         "Only root and the node's own user may ask it, so much of what follows is guessed.",
         "sudo raynode doctor";
@@ -61,6 +67,15 @@ symptoms! {
     CORE_IS_DOWN: Fail "daemon",
         "The core died and is started again after a pause that grows with every death.",
         "raynode logs --tail 50";
+    CORE_IS_SILENT: Warn "daemon",
+        "The core's API does not answer, so users can't be changed or counted. One that stays silent is replaced after a minute.",
+        "raynode logs --tail 50; raynode restart --core does not wait";
+    ANOTHER_CORE_SERVES: Warn "daemon",
+        "The one that is to serve could not take over, died and was left, or waits because HANDOVER is off.",
+        "raynode core rollback stays with the one that serves; raynode reload tries the other one (again)";
+    RENEWAL_WAS_REFUSED: Warn "daemon",
+        "Another core was to take over, by the settings or by what is installed, and the one of before serves on.",
+        "correct what the reason names, then raynode reload; or raynode core rollback";
     CHANGE_WAS_REFUSED: Warn "daemon",
         "What the panel wanted last is not what is served: what was served before goes on.",
         "raynode logs --tail 50; raynode config check FILE tries a configuration without changing anything";
@@ -110,7 +125,7 @@ symptoms! {
         "raynode cert renew, and give the panel the new one";
     CERTIFICATE_DOES_NOT_NAME_US: Warn "certificate",
         "A panel that connects to an address that the certificate does not name refuses it.",
-        "CERT_SAN={} in the settings, then raynode restart and raynode cert renew; or connect the panel to an address that it names";
+        "raynode cert renew --name {}, and give the panel the new one; or connect the panel to an address that it names";
 
     PORT_IS_TAKEN: Fail "ports",
         "The daemon does not start: somebody else listens there.",

@@ -1,55 +1,89 @@
 //! The settings: what nobody reads, and what is written and not in force yet.
 
+use uuid::Uuid;
+
 use super::Finding;
 use super::daemon::Running;
-use super::symptoms::{SETTING_IS_NOT_IN_FORCE, SETTING_IS_UNKNOWN};
-use crate::proto::raynode::v1::Setting;
+use super::symptoms::{SETTING_IS_NOT_IN_FORCE, SETTING_IS_UNKNOWN, SETTINGS_ARE_ANOTHER_NODES};
+use crate::proto::raynode::v1::{GetSettingsResponse, Setting};
 use crate::settings::{Effective, Sources};
 
 pub(super) fn look(running: Option<&Running>) -> Vec<Finding> {
     let sources = Sources::found();
-    let file = sources.file().display();
+    let file = sources.absolute_file();
+    let file = file.display();
     let mut findings = vec![Finding::well("settings", "every one of them makes sense")];
     for name in sources.unknown() {
         let found = format!("{name} in {file} is the name of no setting");
         findings.push(Finding::ill(&SETTING_IS_UNKNOWN, found, ""));
     }
-    if let Some(running) = running {
-        let written = Effective::all(&sources).into_iter().map(Setting::from);
-        let written: Vec<Setting> = written.collect();
-        for (name, value, mend) in waiting(&running.settings, &written) {
-            findings.push(Finding {
-                mend: mend.to_owned(),
-                ..Finding::ill(
-                    &SETTING_IS_NOT_IN_FORCE,
-                    format!("{name} is {value} in {file}"),
-                    "",
-                )
-            });
+    match running.map(|running| written_since(&running.settings, &sources)) {
+        Some(Written::Since(changed)) => {
+            for Changed { name, value, mend } in changed {
+                let found = format!("{name} is {value} in {file}");
+                findings.push(Finding {
+                    mend: mend.to_owned(),
+                    ..Finding::ill(&SETTING_IS_NOT_IN_FORCE, found, "")
+                });
+            }
         }
+        Some(Written::Elsewhere(its)) => {
+            let found = format!("the daemon reads {its}, and this command {file}");
+            findings.push(Finding::ill(&SETTINGS_ARE_ANOTHER_NODES, found, &its));
+        }
+        None => {}
     }
     findings
 }
 
-/// What was written to the file since: the name, the value, and the command that takes it over. What somebody's own
-/// environment says is not the daemon's.
-pub fn waiting<'a>(
-    in_force: &'a [Setting],
-    written: &'a [Setting],
-) -> impl Iterator<Item = (&'a str, &'a str, &'static str)> {
+/// What a daemon will find when it reads its settings again.
+#[derive(Debug, PartialEq, Eq)]
+pub enum Written {
+    /// What is another value than the one in force.
+    Since(Vec<Changed>),
+    /// It reads another file than this command.
+    Elsewhere(String),
+}
+
+/// A setting that was changed in the file.
+#[derive(Debug, PartialEq, Eq)]
+pub struct Changed {
+    /// Which.
+    pub name: String,
+    /// Its value there, as it may be shown.
+    pub value: String,
+    /// The command that takes it over.
+    pub mend: &'static str,
+}
+
+/// What was written since the daemon read its settings. What somebody's own environment says is not the daemon's.
+#[must_use]
+pub fn written_since(in_force: &GetSettingsResponse, sources: &Sources) -> Written {
+    if sources.absolute_file().display().to_string() != in_force.file {
+        return Written::Elsewhere(in_force.file.clone());
+    }
+    let salt = Uuid::try_parse(&in_force.salt).unwrap_or_default();
+    let written = Effective::all(sources, salt).into_iter();
+    let written: Vec<Setting> = written.map(Setting::from).collect();
+    Written::Since(changed(&in_force.settings, written))
+}
+
+fn changed(in_force: &[Setting], written: Vec<Setting>) -> Vec<Changed> {
     let pairs = in_force.iter().zip(written);
     let pairs = pairs.filter(|(now, next)| {
         let is_told = |one: &Setting| one.from != "environment";
-        now.name == next.name && now.value != next.value && is_told(now) && is_told(next)
+        now.name == next.name && now.digest != next.digest && is_told(now) && is_told(next)
     });
-    pairs.map(|(now, next)| {
-        let mend = if now.live {
+    let changed = pairs.map(|(now, next)| Changed {
+        name: next.name,
+        value: next.value,
+        mend: if now.live {
             "raynode reload"
         } else {
             "raynode restart"
-        };
-        (&*next.name, &*next.value, mend)
-    })
+        },
+    });
+    changed.collect()
 }
 
 #[cfg(test)]
@@ -59,7 +93,8 @@ mod tests {
     fn setting(value: &str, from: &str, live: bool) -> Setting {
         Setting {
             name: "STOP_GRACE".to_owned(),
-            value: value.to_owned(),
+            value: "(hidden)".to_owned(),
+            digest: value.to_owned(),
             from: from.to_owned(),
             live,
         }
@@ -68,9 +103,8 @@ mod tests {
     #[test]
     fn what_was_written_since_waits_for_the_right_command() {
         let found = |now: Setting, next: Setting| {
-            let (now, next) = ([now], [next]);
-            let found: Vec<_> = waiting(&now, &next).map(|(_, _, mend)| mend).collect();
-            found
+            let found = changed(&[now], vec![next]).into_iter();
+            found.map(|one| one.mend).collect::<Vec<_>>()
         };
         let file = |value, live| setting(value, "raynode.env", live);
         assert_eq!(found(file("5s", true), file("5s", true)), [""; 0]);

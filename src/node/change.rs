@@ -66,17 +66,17 @@ pub(super) enum Change {
     },
 }
 
-impl Change {
-    /// The name of a renewal, of which nothing may come.
-    pub(super) const RENEWAL: &str = "renew the core";
+/// The name of a renewal: the one change that nobody may have asked for by itself.
+pub const RENEWAL: &str = "renew the core";
 
+impl Change {
     /// What is asked for.
     pub(super) fn name(&self) -> &'static str {
         match self {
             Self::Start { .. } => "start",
             Self::Stop => "stop",
             Self::RestartCore => "restart the core",
-            Self::Renew { .. } => Self::RENEWAL,
+            Self::Renew { .. } => RENEWAL,
             Self::UpdateUsers { .. } => "update users",
             Self::ReplaceUsers { .. } => "replace users",
             Self::AddRule { .. } => "add a routing rule",

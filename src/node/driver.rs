@@ -44,7 +44,7 @@ use super::Error;
 use super::applied::{Applied, Former};
 use super::apply::change_users;
 use super::boot;
-use super::change::{Change, Outcome};
+use super::change::{Change, Outcome, RENEWAL};
 use super::control::Control;
 use super::endurance::Endurance;
 use super::grace::Grace;
@@ -215,9 +215,9 @@ impl Driver {
                         tracing::debug!(generation, what, made = outcome.is_ok(), "a change");
                         let refused = outcome.as_ref().err().map(ToString::to_string);
                         let how = std::mem::take(&mut self.how);
-                        if what == Change::RENEWAL && how.is_empty() && refused.is_none() {
+                        if what == RENEWAL && how.is_empty() && refused.is_none() {
                             // Somebody looked whether there was anything to do.
-                            self.history.pass();
+                            self.history.pass(what);
                         } else {
                             self.history.end(what, how, refused);
                         }
@@ -300,7 +300,7 @@ impl Driver {
             }
             Change::Stop => self.stop().await,
             Change::RestartCore => {
-                self.fresh_core("the panel asked for it").await?;
+                self.fresh_core("a fresh one was asked for").await?;
                 Ok(None)
             }
             Change::Renew { parts, policy } => {
@@ -480,6 +480,7 @@ impl Driver {
             Phase::Serving { core, applied } => Some(Arc::new(Serving {
                 source: source(core),
                 pid: core.pid(),
+                binary: core.parts().map(|parts| parts.binary.clone()),
                 ready: core.ready_since(),
                 skeleton: Arc::clone(&applied.skeleton),
                 sockets: core.own_sockets().map(PathBuf::from).collect(),

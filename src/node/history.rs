@@ -45,9 +45,14 @@ impl History {
         self.count.fetch_add(1, Ordering::Relaxed) + 1
     }
 
-    /// It has ended, and nothing came of it.
-    pub(super) fn pass(&self) {
-        self.under_way.store(None);
+    /// It has ended, and nothing came of it: what was in its way, if that is what happened last, no longer is.
+    pub(super) fn pass(&self, what: &'static str) {
+        let stood_in_the_way = |last: Arc<LastChange>| last.what == what && last.refused.is_some();
+        if self.last().is_some_and(stood_in_the_way) {
+            self.end(what, "nothing differs".to_owned(), None);
+        } else {
+            self.under_way.store(None);
+        }
     }
 
     /// It has ended.

@@ -41,6 +41,7 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use uuid::Uuid;
 
+pub use self::change::RENEWAL;
 pub use self::figures::Figures;
 pub use self::history::{LastChange, UnderWay};
 pub use self::look::{Comparison, Listed, Step};

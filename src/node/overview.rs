@@ -1,6 +1,7 @@
 //! A node at a moment, for its operator. Needs no session, and nothing here changes anything.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -34,6 +35,10 @@ pub struct Overview {
     pub standing: Standing,
     /// The panel that has control.
     pub session: Option<Arc<Session>>,
+    /// What the core that serves was started from, where that is known.
+    pub binary: Option<PathBuf>,
+    /// For how long that one has told nothing of what it counts.
+    pub silent: Option<Duration>,
     /// How many may connect.
     pub users: usize,
     /// How many of them are online; `None` where the core does not tell.
@@ -49,7 +54,11 @@ pub struct Overview {
 impl Node {
     /// What it does just now. Waits for no change.
     pub async fn overview(&self) -> Overview {
+        let serving = self.state.borrow().serving.clone();
+        let source = serving.as_ref().map(|serving| &serving.source);
         Overview {
+            silent: source.and_then(|source| self.harvester.silent_for(source.epoch)),
+            binary: serving.as_ref().and_then(|serving| serving.binary.clone()),
             standing: self.standing(),
             session: self.session(),
             users: self.launcher.metrics.served(),
@@ -85,19 +94,40 @@ impl Node {
         let mut online = Vec::new();
         for (place, email) in self.names_online()?.into_iter().enumerate() {
             let addresses = if place < ASKED_SINGLY {
-                self.addresses(&email).await.unwrap_or_default()
+                self.asked_singly(&email).await
             } else {
-                BTreeMap::new()
+                Vec::new()
             };
-            let addresses = addresses.into_iter().map(|(ip, latest)| Address {
-                ip,
-                latest,
-                since: latest,
-            });
-            let addresses = addresses.collect();
             online.push(OnlineUser { email, addresses });
         }
         Some(online)
+    }
+
+    /// The same of one of them, empty where he is not.
+    pub async fn where_is(&self, email: &str) -> Option<Vec<OnlineUser>> {
+        let is_he = |name: &str| name.to_lowercase() == email.to_lowercase();
+        let serving = self.state.borrow().serving.clone()?;
+        if serving.source.version >= TELLS_USERS_STATS {
+            let mut online = self.online_at(&serving.source).await.ok()?;
+            online.retain(|user| is_he(&user.email));
+            return Some(online);
+        }
+        let email = self.names_online()?.into_iter().find(|name| is_he(name));
+        let Some(email) = email else {
+            return Some(Vec::new());
+        };
+        let addresses = self.asked_singly(&email).await;
+        Some(vec![OnlineUser { email, addresses }])
+    }
+
+    async fn asked_singly(&self, email: &str) -> Vec<Address> {
+        let addresses = self.addresses(email).await.unwrap_or_default();
+        let addresses = addresses.into_iter().map(|(ip, latest)| Address {
+            ip,
+            latest,
+            since: latest,
+        });
+        addresses.collect()
     }
 
     /// Everybody who may connect, sorted by e-mail.
@@ -141,6 +171,12 @@ impl Node {
             .check_parts(&parts, &applied.skeleton, &applied.roster);
         checked.await?;
         Ok(())
+    }
+
+    /// What the next core is made of.
+    #[must_use]
+    pub fn parts(&self) -> Parts {
+        self.launcher.parts()
     }
 
     /// What is pending and what was reported. Waits for nothing.

@@ -34,6 +34,8 @@ pub(super) struct State {
 pub(super) struct Serving {
     pub(super) source: Source,
     pub(super) pid: i32,
+    /// What it was started from; `None` where an older daemon did.
+    pub(super) binary: Option<PathBuf>,
     pub(super) ready: Instant,
     pub(super) skeleton: Arc<Skeleton>,
     /// The unix sockets that its inbounds listen on.

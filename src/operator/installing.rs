@@ -202,7 +202,7 @@ impl InstallService for Installing {
         let settings = Settings::load().map_err(|mistakes| status(&mistakes.into()))?;
         Ok(Response::new(ListInstalledCoresResponse {
             cores: cores.into_iter().map(Into::into).collect(),
-            binary: settings.core.parts().binary.display().to_string(),
+            binary: self.node.parts().binary.display().to_string(),
             version: self.node.base_info().await.core_version,
             managed: settings.core.binary.is_none(),
         }))
@@ -293,6 +293,7 @@ fn status(error: &Error) -> Status {
             Code::InvalidArgument
         }
         Error::Untried(_) | Error::Ending => Code::Unavailable,
+        Error::Broken => Code::Internal,
         Error::Install(error) => match error {
             install::Error::Busy { .. } => Code::Aborted,
             install::Error::Unknown { .. } | install::Error::NoPrevious => Code::NotFound,

@@ -1,8 +1,9 @@
 //! The calls of the operator: `raynode.v1.OperatorService`.
 
+use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::pin::Pin;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::SystemTime;
 
 use nix::sys::signal::{Signal, kill};
@@ -36,6 +37,8 @@ pub struct Facts {
     pub started: SystemTime,
     /// Its own number.
     pub instance: Uuid,
+    /// Where metrics are served, once they are.
+    pub metrics: Arc<OnceLock<SocketAddr>>,
     /// What it was told to do.
     pub settings: Arc<InForce>,
     /// Who it is to panels.
@@ -136,9 +139,13 @@ impl OperatorService for Operator {
         &self,
         _: Request<GetSettingsRequest>,
     ) -> Result<Response<GetSettingsResponse>, Status> {
-        let all = self.facts.settings.all();
-        let settings = all.iter().cloned().map(Setting::from).collect();
-        Ok(Response::new(GetSettingsResponse { settings }))
+        let in_force = &self.facts.settings;
+        let all = in_force.all();
+        Ok(Response::new(GetSettingsResponse {
+            settings: all.iter().cloned().map(Setting::from).collect(),
+            file: in_force.file().display().to_string(),
+            salt: in_force.salt().to_string(),
+        }))
     }
 
     async fn reload(&self, _: Request<ReloadRequest>) -> Result<Response<ReloadResponse>, Status> {
@@ -243,6 +250,7 @@ impl From<Effective> for Setting {
         let Effective {
             name,
             value,
+            digest,
             from,
             live,
         } = effective;
@@ -251,6 +259,7 @@ impl From<Effective> for Setting {
             value,
             from,
             live,
+            digest,
         }
     }
 }

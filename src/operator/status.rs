@@ -1,5 +1,6 @@
 //! A node at a moment, in the words of its API.
 
+use std::path::PathBuf;
 use std::time::{Instant, SystemTime};
 
 use super::Facts;
@@ -39,12 +40,24 @@ pub(super) async fn of(node: &Node, facts: &Facts) -> GetStatusResponse {
         instance: facts.instance.to_string(),
         pending_bytes: usage.pending.of(Kind::User).total(),
         deliveries: usage.deliveries as u64,
+        binary: shown(overview.binary),
+        silent_seconds: overview.silent.map_or(0, |span| span.as_secs()),
+        metrics: facts
+            .metrics
+            .get()
+            .map(ToString::to_string)
+            .unwrap_or_default(),
         under_way: overview.under_way.map(|change| under_way(&change)),
         last_change: overview.last_change.map(|change| last_change(&change)),
         changes: overview.changes,
         address: facts.identity.address.to_string(),
         certificate_ends: facts.identity.certificate.ends().unwrap_or_default(),
     }
+}
+
+fn shown(path: Option<PathBuf>) -> String {
+    path.map(|path| path.display().to_string())
+        .unwrap_or_default()
 }
 
 fn panel(session: &Session, now: Instant) -> PanelSession {

@@ -2,6 +2,7 @@
 
 use std::collections::HashMap;
 use std::sync::Arc;
+use std::time::Duration;
 
 use crate::node::{Error, Node};
 use crate::proto::raynode::v1::{
@@ -10,10 +11,19 @@ use crate::proto::raynode::v1::{
 use crate::usage::counter::{Bytes, Kind};
 use crate::usage::ledger::Total;
 
+/// How long a core may take to tell who is online.
+const PATIENCE: Duration = Duration::from_secs(3);
+
 /// Everybody who is asked for, sorted by e-mail.
 pub(super) async fn list(node: &Node, request: &ListUsersRequest) -> Result<Vec<UserEntry>, Error> {
-    let (users, totals) = tokio::try_join!(node.users(), node.totals_of_now())?;
-    let online = node.whoever_is_online().await.unwrap_or_default();
+    let online = async {
+        let asked = match &*request.email {
+            "" => tokio::time::timeout(PATIENCE, node.whoever_is_online()).await,
+            email => tokio::time::timeout(PATIENCE, node.where_is(email)).await,
+        };
+        Ok(asked.ok().flatten().unwrap_or_default())
+    };
+    let (users, totals, online) = tokio::try_join!(node.users(), node.totals_of_now(), online)?;
     let mut online: HashMap<String, Vec<OnlineAddress>> = online
         .into_iter()
         .map(|user| {

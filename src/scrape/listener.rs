@@ -2,7 +2,7 @@
 
 use std::convert::Infallible;
 use std::net::SocketAddr;
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -33,8 +33,9 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
 const PATH: &str = "/metrics";
 
-/// Serves the page until it is dropped. Without the port the node does everything else all the same.
-pub async fn serve(address: SocketAddr, page: Page) {
+/// Serves the page until it is dropped, and says where once it does. Without the port the node does everything else
+/// all the same.
+pub async fn serve(address: SocketAddr, page: Page, served_at: Arc<OnceLock<SocketAddr>>) {
     let listener = match TcpListener::bind(address).await {
         Ok(listener) => listener,
         Err(error) => {
@@ -43,6 +44,7 @@ pub async fn serve(address: SocketAddr, page: Page) {
         }
     };
     tracing::info!(%address, "serving metrics");
+    served_at.get_or_init(|| address);
     let places = Arc::new(Semaphore::new(PLACES));
     let mut connections = JoinSet::new();
     while let Ok(place) = Arc::clone(&places).acquire_owned().await {

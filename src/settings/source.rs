@@ -58,7 +58,7 @@ impl Sources {
             mistakes.push(Mistake {
                 variable: FILE_VARIABLE.to_owned(),
                 value: named.display().to_string(),
-                allowed: "a file that is there".to_owned(),
+                allowed: "it names a file that is there, or is not set".to_owned(),
             });
         }
         (sources, mistakes)
@@ -81,10 +81,10 @@ impl Sources {
         Self::named_or(usual)
     }
 
-    /// Where the file is.
+    /// Where the file is, from wherever one looks.
     #[must_use]
-    pub fn file(&self) -> &Path {
-        &self.file
+    pub fn absolute_file(&self) -> PathBuf {
+        std::path::absolute(&self.file).unwrap_or_else(|_| self.file.clone())
     }
 
     /// Names in the file that nobody reads, sorted.
@@ -151,9 +151,9 @@ pub(super) fn env_file(path: &Path, mistakes: &mut Vec<Mistake>) -> HashMap<Stri
         Err(error) => {
             let allowed = match error.kind() {
                 io::ErrorKind::PermissionDenied => {
-                    "a file that you may read: do this as root (sudo)"
+                    "do this as who may read it, such as root (sudo)"
                 }
-                _ => "a text file of NAME=value lines",
+                _ => "it has to be a text file of NAME=value lines",
             };
             mistake(format!("unreadable ({error})"), allowed);
             return HashMap::new();

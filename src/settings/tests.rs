@@ -396,7 +396,7 @@ fn what_is_in_force_is_shown_with_its_place_and_without_secrets() {
     .unwrap();
     let (sources, mistakes) = Sources::read(&file);
     assert!(mistakes.is_empty());
-    let all = Effective::all(&sources);
+    let all = Effective::all(&sources, Uuid::nil());
     let of = |name: &str| all.iter().find(|one| one.name == name).unwrap();
     assert_eq!(
         (
@@ -413,4 +413,41 @@ fn what_is_in_force_is_shown_with_its_place_and_without_secrets() {
         ),
         ("1h", "default")
     );
+}
+
+#[test]
+fn a_secret_that_was_changed_is_another_one_though_it_is_not_shown() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("raynode.env");
+    let of = |key: &str, salt: Uuid| {
+        std::fs::write(&file, format!("API_KEY={key}\n")).unwrap();
+        let (sources, _) = Sources::read(&file);
+        let all = Effective::all(&sources, salt).into_iter();
+        all.into_iter().find(|one| one.name == "API_KEY").unwrap()
+    };
+    let (salt, key) = (Uuid::new_v4(), Uuid::new_v4().to_string());
+    let (before, same) = (of(&key, salt), of(&key, salt));
+    let after = of(&Uuid::new_v4().to_string(), salt);
+    assert_eq!(before, same);
+    assert_eq!(before.value, after.value);
+    assert_ne!(before.digest, after.digest);
+    assert_ne!(before.digest, of(&key, Uuid::new_v4()).digest);
+}
+
+#[test]
+fn a_url_is_shown_without_its_password() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("raynode.env");
+    std::fs::write(
+        &file,
+        "XRAY_RELEASE_URL=https://me:secret@mirror.example/x\n",
+    )
+    .unwrap();
+    let (sources, _) = Sources::read(&file);
+    let all = Effective::all(&sources, Uuid::nil());
+    let url = all
+        .iter()
+        .find(|one| one.name == "XRAY_RELEASE_URL")
+        .unwrap();
+    assert_eq!(url.value, "https://mirror.example/x");
 }

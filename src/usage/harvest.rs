@@ -106,6 +106,8 @@ struct Watched {
     online: ArcSwapOption<Online>,
     /// Who was online at the last glance.
     there: ArcSwapOption<There>,
+    /// When it told something last.
+    told: ArcSwapOption<Instant>,
 }
 
 /// Who was online at a moment.
@@ -217,6 +219,9 @@ impl Harvester {
         let mut turn = watched.turn.lock().await;
         let began = Instant::now();
         let harvested = self.harvest_in(&mut turn, core, &watched, began).await;
+        if harvested.is_ok() {
+            watched.told.store(Some(Arc::new(Instant::now())));
+        }
         let read = harvested.as_ref().map(|(_, read)| *read);
         self.metrics
             .harvested(read.map_err(Error::trouble), began.elapsed());
@@ -330,6 +335,13 @@ impl Harvester {
         Some(names.cloned().collect())
     }
 
+    /// For how long this core has told nothing; `None` where it has not been asked yet.
+    #[must_use]
+    pub fn silent_for(&self, epoch: Epoch) -> Option<Duration> {
+        let told = self.watched(epoch).told.load_full()?;
+        Some(told.elapsed())
+    }
+
     fn recent(&self, epoch: Epoch) -> Option<Arc<Online>> {
         let fresh = FRESH.max(self.interval.saturating_mul(2));
         let online = self.watched(epoch).online.load_full();
@@ -353,6 +365,7 @@ impl Harvester {
         let read = swept.as_ref().copied().map_err(Error::trouble);
         self.metrics.harvested(read, began.elapsed());
         swept?;
+        watched.told.store(Some(Arc::new(Instant::now())));
         // Whoever waits for it may leave in between; then it was none.
         turn.swept = Some(began);
         Ok(())

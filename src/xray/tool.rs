@@ -37,9 +37,9 @@ impl Tool {
         self
     }
 
-    /// As somebody else, and with nothing of root's.
+    /// As somebody else, with nothing of root's, and nowhere in particular.
     pub(super) fn run_by(mut self, uid: u32, gid: u32) -> Self {
-        self.0.uid(uid).gid(gid);
+        self.0.env_clear().uid(uid).gid(gid).current_dir("/");
         self
     }
 

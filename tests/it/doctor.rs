@@ -10,7 +10,7 @@ use serde_json::Value;
 use crate::NODE;
 use crate::support::users::user;
 use crate::support::xray::vless_config;
-use crate::support::{NodeProcess, Panel, ports, tricky};
+use crate::support::{NodeProcess, Panel, eventually, ports, tricky};
 
 /// What it finds: name and verdict of each thing that is not as it should be.
 fn found(node: &NodeProcess) -> Vec<(String, String)> {
@@ -114,6 +114,14 @@ fn what_is_written_and_not_in_force_is_found() {
         mends
     };
     assert_eq!(waiting(), [""; 0]);
+    assert!(!has(&node, "settings-are-another-nodes"));
+    let elsewhere = node
+        .prepared(&["doctor", "--quiet"])
+        .env("RAYNODE_SETTINGS", "/dev/null")
+        .output()
+        .unwrap();
+    let text = String::from_utf8(elsewhere.stdout).unwrap();
+    assert!(text.contains("this command /dev/null"), "{text}");
     std::fs::write(&file, "DRAIN_TIMEOUT=2h\nLOG_BUFFER_SIZE=200\n").unwrap();
     let shown = String::from_utf8(node.command(&["config", "show"]).stdout).unwrap();
     assert!(shown.contains("DRAIN_TIMEOUT is 2h in the file"), "{shown}");
@@ -163,6 +171,73 @@ fn who_may_not_ask_the_daemon_is_told_so() {
     let output = as_another(&["doctor", "--quiet"]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("may not be asked"), "{text}");
+}
+
+/// What the node's user has put in the place of its core may not run as root.
+#[test]
+fn root_runs_the_nodes_core_as_the_nodes_user() {
+    if !nix::unistd::geteuid().is_root() {
+        println!("skipped: only root can be somebody else");
+        return;
+    }
+    let mut node = NodeProcess::prepare(NODE, &[]);
+    node.unset("XRAY_EXECUTABLE_PATH");
+    let state = node.folder().join("state");
+    let core = state.join("cores/1.2.3");
+    std::fs::create_dir_all(&core).unwrap();
+    std::os::unix::fs::symlink("/bin/sh", core.join("xray")).unwrap();
+    std::os::unix::fs::symlink("1.2.3", state.join("cores/current")).unwrap();
+    let who = node.folder().join("who");
+    std::fs::write(&who, "").unwrap();
+    chmod(&who, 0o666);
+    // The shell takes it for a script where it is called as Xray is.
+    let script = format!("id -u > {}; echo Xray 26.3.27\n", who.display());
+    for name in ["version", "run"] {
+        std::fs::write(state.join(name), &script).unwrap();
+        chmod(&state.join(name), 0o755);
+    }
+    chmod(node.folder(), 0o755);
+    for path in [&state, &state.join("cores"), &core] {
+        std::os::unix::fs::chown(path, Some(12345), Some(12345)).unwrap();
+    }
+    std::fs::write(state.join("config.json"), "{}").unwrap();
+    for arguments in [
+        &["doctor"][..],
+        &["core", "list"],
+        &["config", "check", "config.json"],
+    ] {
+        let mut command = node.prepared(arguments);
+        command.current_dir(&state).output().unwrap();
+        let ran_as = std::fs::read_to_string(&who).unwrap();
+        assert_ne!(ran_as.trim(), "0", "{arguments:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_core_that_is_silent_is_found() {
+    let node = NodeProcess::start_with(NODE, &[("HARVEST_INTERVAL", "100ms")]);
+    let panel = Panel::of(&node);
+    let users = [user("anna", &["vless"])];
+    let config = vless_config(ports::free());
+    panel.start(&config, &users).await.unwrap();
+    assert!(!has(&node, "core-is-silent"));
+    let core = nix::unistd::Pid::from_raw(node.core());
+    nix::sys::signal::kill(core, Signal::SIGSTOP).unwrap();
+    let listed = node.command(&["users", "list"]);
+    assert!(listed.status.success(), "{listed:?}");
+    eventually("it is found", || async {
+        has(&node, "core-is-silent").then_some(())
+    })
+    .await;
+    nix::sys::signal::kill(core, Signal::SIGCONT).ok();
+}
+
+#[test]
+fn metrics_that_another_program_keeps_out_are_found() {
+    let foreign = std::net::TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let address = foreign.local_addr().unwrap().to_string();
+    let node = NodeProcess::start_with(NODE, &[("METRICS_LISTEN", &address)]);
+    assert!(has(&node, "metrics-are-not-served"));
 }
 
 #[test]

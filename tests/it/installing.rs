@@ -401,6 +401,71 @@ async fn what_has_begun_goes_on_when_its_caller_has_gone() {
         assert_eq!(binary(node.core()), cores.join(version()).join("xray"));
         stream.is_there().await;
     }
+
+    // And it does go on: this one had half of the archive when its caller went.
+    releases.put_release(&version(), &release::archive(&xray_binary(), b"last"));
+    releases.stall(&format!("/latest/download/{ARCHIVE}"), 1000);
+    let mut installing = node
+        .prepared(&["core", "install"])
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    eventually("it has begun", || async {
+        is_under_way(&node).then_some(())
+    })
+    .await;
+    installing.kill().unwrap();
+    installing.wait().unwrap();
+    tokio::time::sleep(Duration::from_millis(300)).await;
+    releases.go_on();
+    eventually("what nobody waits for is used", || async {
+        let status = said(&node.command(&["status", "--json"]));
+        let status: Value = serde_json::from_str(&status).unwrap();
+        let first = cores.join(version()).join("xray");
+        (status["binary"].as_str()? != first.to_str()?).then_some(())
+    })
+    .await;
+    stream.is_there().await;
+}
+
+fn is_under_way(node: &NodeProcess) -> bool {
+    let entries = std::fs::read_dir(node.folder().join("state/cores")).unwrap();
+    let mut names = entries.map(|entry| entry.unwrap().file_name());
+    names.any(|name| name.to_string_lossy().starts_with(".staging"))
+}
+
+/// The new one serves for a moment and dies, and the one of before serves again, also after the next Start.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_core_that_dies_at_once_is_left_and_named() {
+    let (node, releases) = place(&[]).await;
+    said(&node.command(&["core", "install"]));
+    let panel = Panel::of(&node);
+    let (inbound, echo) = (ports::free(), Echo::start().await);
+    let mut config = vless_config(inbound);
+    let users = [user("anna", &["vless"])];
+    panel.start(&config, &users).await.unwrap();
+    let first = binary(node.core());
+    let mut stream = Stream::open(inbound, &echo).await;
+    releases.put_release(&version(), &release::archive(&xray_binary(), b"other"));
+    said(&node.command(&["core", "install"]));
+    assert_ne!(binary(node.core()), first);
+    kill(Pid::from_raw(node.core()), Signal::SIGKILL).unwrap();
+    eventually("the one of before serves again", || async {
+        let text = said(&node.command(&["status"]));
+        text.contains("the new core died at once").then_some(())
+    })
+    .await;
+    let doctor = node.command(&["doctor", "--quiet"]).stdout;
+    let doctor = String::from_utf8(doctor).unwrap();
+    assert!(
+        doctor.contains(&format!("{} serves, and ", first.display())),
+        "{doctor}"
+    );
+    config["log"]["loglevel"] = "error".into();
+    panel.start(&config, &users).await.unwrap();
+    assert_eq!(binary(node.core()), first);
+    stream.is_there().await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -415,11 +480,7 @@ async fn while_one_installs_others_are_told_so() {
         .spawn()
         .unwrap();
     eventually("it has begun", || async {
-        let entries = std::fs::read_dir(node.folder().join("state/cores")).unwrap();
-        let mut names = entries.map(|entry| entry.unwrap().file_name());
-        names
-            .any(|name| name.to_string_lossy().starts_with(".staging"))
-            .then_some(())
+        is_under_way(&node).then_some(())
     })
     .await;
     for arguments in [

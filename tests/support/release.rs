@@ -17,12 +17,14 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use sha2::{Digest, Sha256};
 use tokio::net::TcpListener;
+use tokio::sync::Notify;
 use tokio::task::JoinSet;
 use zip::write::SimpleFileOptions;
 
 pub struct Releases {
     address: SocketAddr,
     files: Files,
+    goes_on: Arc<Notify>,
     _task: JoinSet<()>,
 }
 
@@ -31,8 +33,8 @@ type Files = Arc<Mutex<HashMap<String, Served>>>;
 #[derive(Clone)]
 struct Served {
     body: Bytes,
-    /// After so many bytes nothing comes any more, and the connection stays.
-    stalls: Option<usize>,
+    /// After so many bytes nothing comes until this says so, and the connection stays.
+    stalls: Option<(usize, Arc<Notify>)>,
 }
 
 impl Releases {
@@ -59,6 +61,7 @@ impl Releases {
         Self {
             address,
             files,
+            goes_on: Arc::default(),
             _task: task,
         }
     }
@@ -75,10 +78,15 @@ impl Releases {
         self.files.lock().unwrap().insert(path.to_owned(), served);
     }
 
-    /// From now on only so much of it comes.
+    /// From now on only so much of it comes, and the rest when it goes on.
     pub fn stall(&self, path: &str, after: usize) {
         let mut files = self.files.lock().unwrap();
-        files.get_mut(path).unwrap().stalls = Some(after);
+        files.get_mut(path).unwrap().stalls = Some((after, Arc::clone(&self.goes_on)));
+    }
+
+    /// The one who waits for the rest gets it.
+    pub fn go_on(&self) {
+        self.goes_on.notify_one();
     }
 
     /// A release of Xray with its digests, under its version and as the latest one.
@@ -112,11 +120,12 @@ fn respond(found: Option<Served>) -> Response<StreamBody<Pieces>> {
 
 type Pieces = futures_util::stream::BoxStream<'static, Result<Frame<Bytes>, Infallible>>;
 
-fn pieces(mut body: Bytes, stalls: Option<usize>) -> Pieces {
-    let first = body.split_to(stalls.unwrap_or(body.len()).min(body.len()));
+fn pieces(mut body: Bytes, stalls: Option<(usize, Arc<Notify>)>) -> Pieces {
+    let after = stalls.as_ref().map_or(body.len(), |(after, _)| *after);
+    let first = body.split_to(after.min(body.len()));
     let rest = futures_util::stream::once(async move {
-        if !body.is_empty() {
-            tokio::time::sleep(Duration::from_secs(60)).await;
+        if let Some((_, goes_on)) = stalls {
+            drop(tokio::time::timeout(Duration::from_secs(60), goes_on.notified()).await);
         }
         Ok(Frame::data(body))
     });

@@ -31,7 +31,8 @@ impl Alone {
         let binary = parts.binary.display().to_string();
         let launcher = || {
             let logs = Arc::new(Logs::new(1));
-            Launcher::new(parts.clone(), settings.runtime_dir.clone(), logs).careful()
+            let launcher = Launcher::new(parts.clone(), settings.runtime_dir.clone(), logs);
+            launcher.as_the_owner_of(&settings.state_dir)
         };
         let (ours, its) = (launcher(), launcher());
         Self {

@@ -136,7 +136,7 @@ async fn through(daemon: &Daemon, command: Command) -> Result<(), Failure> {
     match command {
         Command::List { form } => {
             let request = ListInstalledCoresRequest {};
-            let listed = daemon.installing().list_installed_cores(request).await?;
+            let listed = daemon.installed().list_installed_cores(request).await?;
             list(&listed.into_inner(), form)
         }
         Command::Install { order, form } => {

@@ -69,6 +69,11 @@ impl Driver {
             tracing::error!(%error, "not all users of the core are as they should be; the panel's next list puts that right");
         }
         self.serve(old, applied).await;
+        self.history.end(
+            "the new core died at once",
+            format!("the one before serves again ({how})"),
+            None,
+        );
         true
     }
 }

@@ -43,7 +43,7 @@ pub struct Launcher {
     pub logs: Arc<Logs>,
     /// Where it is counted what becomes of cores.
     pub metrics: Arc<Metrics>,
-    careful: bool,
+    guise: Option<(u32, u32)>,
     parts: Mutex<Parts>,
     sockets: AtomicU64,
     version: Mutex<Option<(Parts, Version)>>,
@@ -54,7 +54,7 @@ impl Launcher {
     #[must_use]
     pub fn new(parts: Parts, runtime_dir: PathBuf, logs: Arc<Logs>) -> Self {
         Self {
-            careful: false,
+            guise: None,
             parts: Mutex::new(parts),
             runtime_dir,
             tail_lines: 200,
@@ -87,20 +87,19 @@ impl Launcher {
         others
     }
 
-    /// Never runs as root what somebody else could have put there: that runs as whoever owns it.
+    /// For root: asks a binary as the user to whom the node's folder belongs, who chooses what it is. That user
+    /// is to run it anyway, and must not do so as root.
     #[must_use]
-    pub fn careful(mut self) -> Self {
-        self.careful = true;
+    pub fn as_the_owner_of(mut self, state_dir: &Path) -> Self {
+        let owner = std::fs::metadata(state_dir).map(|folder| (folder.uid(), folder.gid()));
+        self.guise = owner.ok().filter(|_| geteuid().is_root());
         self
     }
 
     fn tool(&self, binary: &Path) -> Tool {
-        let owner = std::fs::metadata(binary).map(|file| (file.uid(), file.gid()));
-        match owner {
-            Ok((uid, gid)) if self.careful && uid != 0 && geteuid().is_root() => {
-                Tool::new(binary).run_by(uid, gid)
-            }
-            _ => Tool::new(binary),
+        match self.guise {
+            Some((uid, gid)) => Tool::new(binary).run_by(uid, gid),
+            None => Tool::new(binary),
         }
     }
 
