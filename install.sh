@@ -184,6 +184,7 @@ prepare() {
   trap finish EXIT
   trap 'exit 129' HUP
   trap 'exit 130' INT
+  trap 'exit 141' PIPE
   trap 'exit 143' TERM
   take_lock
   make_temp
@@ -191,7 +192,9 @@ prepare() {
 
 finish() {
   status=$?
-  trap - EXIT HUP INT TERM
+  trap - EXIT
+  # Tidying up is not interrupted.
+  trap '' HUP INT PIPE TERM
   [ -z "$child" ] || kill "$child" 2>/dev/null || :
   [ -z "$half" ] || rm -f "$half"
   [ -z "$temp" ] || rm -rf "$temp"
@@ -1174,7 +1177,9 @@ do_update() {
 }
 
 do_uninstall() {
-  if [ ! -e "$binary" ] && [ ! -e "$unit" ] && { [ -z "$purge" ] || { [ ! -e "$own" ] && [ ! -e "$state" ]; }; }; then
+  recorded=
+  [ ! -f "$record" ] || recorded=$(cat "$record")
+  if ! is_here && { [ -z "$purge" ] || { [ ! -e "$own" ] && [ ! -e "$state" ]; }; }; then
     say "nothing changed: raynode is not installed here"
     [ ! -e "$state" ] || say "what it kept is in $own and $state; uninstall --purge removes that"
     return 0
@@ -1182,8 +1187,6 @@ do_uninstall() {
   if [ -n "$purge" ] && ! agrees "Remove raynode with its settings, keys, certificate and usage that no panel has collected?"; then
     die "nothing was removed"
   fi
-  recorded=
-  [ ! -f "$record" ] || recorded=$(cat "$record")
   runs_program=$(units_with "Exec*=*${binary#"$root"} *")
   runs_as_user=$(units_with "User=raynode *")
   failed=
@@ -1202,6 +1205,21 @@ do_uninstall() {
     say "settings and state stay, in $own and $state; uninstall --purge removes them and the user raynode"
   fi
   [ -z "$failed" ] || die "not everything was removed: $failed"
+}
+
+# Also what a removal left that was interrupted.
+is_here() {
+  [ ! -e "$binary" ] && [ ! -e "$unit" ] || return 0
+  while read -r kind place; do
+    place=$root$place
+    case $kind in
+    file) [ ! -e "$place" ] && [ ! -L "$place" ] || return 0 ;;
+    folder) [ ! -d "$place" ] || [ -n "$(ls -A "$place")" ] || return 0 ;;
+    esac
+  done <<END
+$recorded
+END
+  return 1
 }
 
 # units_with PATTERN: the units beside our own, as of a second node, that have such a line.
@@ -1263,14 +1281,13 @@ purge_node() {
   [ -z "$outside" ] || say "left $outside: STATE_DIR named it, and it is not install.sh's"
   remove_file "$settings"
   remove_user
-  if [ ! -e "$record" ]; then
-    :
-  elif [ -n "$user_stays" ] || [ -n "$runs_program" ]; then
-    say "left $record: another uninstall --purge removes the rest"
-  else
-    rm -f "$record"
-  fi
   remove_folders
+  if [ -n "$user_stays" ] || [ -n "$runs_program" ]; then
+    [ ! -e "$record" ] || say "left $record: another uninstall --purge removes the rest"
+  else
+    # A signal waits for the end of this: without the record nobody knows whose the last folders are.
+    (trap '' HUP INT PIPE TERM && rm -f "$record" && remove_folders)
+  fi
   for file in "$own"/* "$own"/.[!.]*; do
     [ ! -e "$file" ] || [ "$file" = "$record" ] || say "left $file: install.sh did not make it"
   done

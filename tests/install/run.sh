@@ -505,6 +505,81 @@ test_a_purge_leaves_nothing() {
   leaves_no_temp
 }
 
+# ends_with SIGNAL NUMBER ARGUMENTS...: install.sh, which gets the signal with so many removals; fails when there are
+# fewer.
+ends_with() {
+  local signal=$1 number=$2 status=0 tool
+  shift 2
+  mkdir -p "$work/ends"
+  for tool in rm rmdir; do
+    cat >"$work/ends/$tool" <<END
+#!/bin/sh
+echo >>"$work/removals"
+[ "\$(wc -l <"$work/removals")" -ne $number ] || kill -s $signal "\$PPID"
+exec $(command -v "$tool") "\$@"
+END
+    chmod 0755 "$work/ends/$tool"
+  done
+  rm -f "$work/removals"
+  PATH=$work/ends:$PATH env --default-signal setsid --wait sh install.sh "$@" --root "$root" >"$work/said" 2>&1 </dev/null || status=$?
+  [[ $(wc -l <"$work/removals") -ge $number ]] || return 1
+  leaves_no_temp
+  [[ ! -L $root/.raynode-install.lock ]] || fail "leaves its lock"
+}
+
+# finishes_a_removal ARGUMENTS...: however far the one before has come.
+finishes_a_removal() {
+  local installed=$root wanted now number=1
+  root=$installed.whole
+  cp -a "$installed" "$root"
+  run uninstall "$@" || fail "exit $?"
+  wanted=$(listing | sed 's/ [0-9.]* $//')
+  while :; do
+    rm -rf "$root"
+    cp -a "$installed" "$root"
+    ends_with TERM "$number" uninstall "$@" || break
+    run uninstall "$@" || fail "exit $? after one that ended with removal $number"
+    now=$(listing | sed 's/ [0-9.]* $//')
+    [[ $now == "$wanted" ]] || fail "ended with removal $number, another one leaves: $(diff <(echo "$wanted") <(echo "$now"))"
+    number=$((number + 4))
+  done
+  ((number > 40)) || fail "only $number removals"
+  rm -rf "$root"
+  root=$installed
+}
+
+test_a_removal_that_was_interrupted_is_finished_by_another() {
+  root=$work/root.$test
+  # Nothing at all is there: every folder is install.sh's own.
+  mkdir "$root"
+  installs install
+  finishes_a_removal
+  finishes_a_removal --purge --yes
+}
+
+# As with "| head".
+test_nobody_reads_what_a_removal_says() {
+  new_root
+  installs install
+  local status=0 shell pipe
+  mkfifo "$work/pipe"
+  for shell in sh bash "busybox sh"; do
+    command -v "${shell% *}" >/dev/null || continue
+    # A pipe that nobody reads any more.
+    exec {pipe}<>"$work/pipe" 9>"$work/pipe" {pipe}>&-
+    status=0
+    # shellcheck disable=SC2086 # several words
+    env --default-signal setsid --wait $shell install.sh uninstall --root "$root" >&9 2>"$work/said" </dev/null || status=$?
+    exec 9>&-
+    ((status == 141)) || fail "$shell: exit $status and not 141"
+    leaves_no_temp
+    [[ ! -L $root/.raynode-install.lock ]] || fail "$shell: leaves its lock"
+  done
+  run uninstall || fail "exit $?"
+  says "removed"
+  [[ ! -e $root/usr/local/share/doc/raynode ]] || fail "not finished"
+}
+
 test_folders_of_others_stay() {
   root=$work/root.$test
   mkdir "$root"
