@@ -487,9 +487,10 @@ try_program() {
   half=
 }
 
-# With the links of README.md in their places.
+# With what their links lead to in its place.
 put_documents() {
-  for document in "$new"/*.md "$new"/LICENSE-* "$new"/docs/*.md "$new"/docs/*/*.md; do
+  for document in "$new"/*.md "$new"/LICENSE-* "$new"/.env.example "$new"/docs/*.md "$new"/docs/*/*.md \
+    "$new"/deploy/*/* "$new"/proto/*.proto "$new"/proto/*/*/*.proto; do
     [ ! -f "$document" ] || put_own "$document" "$docs/${document#"$new"/}"
   done
 }

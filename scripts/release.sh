@@ -36,11 +36,15 @@ name=raynode-$version-linux-$arch
 mkdir -p "$out" "$work/$name"
 install -m 0755 "$binary" "$work/$name/raynode"
 install -m 0644 deploy/systemd/raynode.service .env.example LICENSE-MIT LICENSE-APACHE "$work/$name/"
-# What README.md links to, in its place.
+# What README.md and its pages link to, in its place.
 install -m 0644 README.md CHANGELOG.md CONTRIBUTING.md SECURITY.md "$work/$name/"
 while IFS= read -r page; do
   install -D -m 0644 "$page" "$work/$name/$page"
-done < <(find docs -name '*.md')
+done < <(
+  find docs -name '*.md'
+  find proto/service.proto proto/raynode -name '*.proto'
+  printf '%s\n' deploy/systemd/raynode.service deploy/prometheus/raynode.rules.yml deploy/xray/go.{mod,sum}
+)
 find "$work/$name" -type d -exec chmod 0755 {} +
 tar -C "$work" --create --sort=name --format=ustar --owner=0 --group=0 --numeric-owner --mtime="@$(release_time)" \
   "$name" | gzip --no-name "$level" >"$work/archive"

@@ -1,9 +1,9 @@
 # shellcheck shell=bash
 # Of the documentation that is installed with the program.
 
-# links_of FILE: those to files of the documentation, without their places in a page.
+# links_of FILE: all that lead to files, without their places in a page.
 links_of() {
-  grep -o '](\(\.\./\)*[A-Za-z0-9_./-]*[#)]' "$1" | sed 's/^](//; s/[#)]$//' | grep -e '\.md$' -e '/decisions$' | sort -u
+  grep -o '](<\?[^)]*)' "$1" | sed 's/^](<\?//; s/[ #>)].*$//' | grep -v -e '^$' -e '^[a-z]*:' | sort -u
 }
 
 # has_its_pages FOLDER: README.md and everything that it leads to.

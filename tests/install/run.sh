@@ -566,7 +566,8 @@ test_nobody_reads_what_a_removal_says() {
   for shell in sh bash "busybox sh"; do
     command -v "${shell% *}" >/dev/null || continue
     # A pipe that nobody reads any more.
-    exec {pipe}<>"$work/pipe" 9>"$work/pipe" {pipe}>&-
+    exec {pipe}<>"$work/pipe"
+    exec 9>"$work/pipe" {pipe}>&-
     status=0
     # shellcheck disable=SC2086 # several words
     env --default-signal setsid --wait $shell install.sh uninstall --root "$root" >&9 2>"$work/said" </dev/null || status=$?
