@@ -88,12 +88,15 @@ fn connections(
     futures_util::stream::unfold((listener, runtime_dir), |(listener, runtime_dir)| async {
         loop {
             match listener.accept().await {
-                Ok((stream, _)) if is_a_core(&stream, &runtime_dir) => {
-                    tracing::warn!(
+                Ok((stream, _)) => match caller(&stream, &runtime_dir) {
+                    Caller::Operator => return Some((Ok(stream), (listener, runtime_dir))),
+                    Caller::Core => tracing::warn!(
                         "a core came to the control socket and was turned away: its configuration leads there"
-                    );
-                }
-                Ok((stream, _)) => return Some((Ok(stream), (listener, runtime_dir))),
+                    ),
+                    Caller::Unknown => tracing::debug!(
+                        "somebody who can't be looked at came to the control socket and was turned away: a command that gave up, mostly"
+                    ),
+                },
                 Err(error) => {
                     tracing::warn!(%error, "accepting an operator failed");
                     tokio::time::sleep(ACCEPT_PAUSE).await;
@@ -103,16 +106,59 @@ fn connections(
     })
 }
 
+/// Who has come to the socket.
+#[derive(Debug, PartialEq, Eq)]
+enum Caller {
+    Operator,
+    Core,
+    /// Its process is gone, so nobody can tell it from a core.
+    Unknown,
+}
+
 /// Cores run as the node's user, and a panel's configuration may lead anybody's connection to a unix socket
-/// (a fallback of VLESS or Trojan). Whoever can't be told from a core is turned away, too.
-fn is_a_core(stream: &UnixStream, runtime_dir: &Path) -> bool {
+/// (a fallback of VLESS or Trojan).
+fn caller(stream: &UnixStream, runtime_dir: &Path) -> Caller {
     let Ok(peer) = stream.peer_cred() else {
-        return true;
+        return Caller::Unknown;
     };
     // Root's processes can't be looked at, and need not be.
     if peer.uid() != nix::unistd::geteuid().as_raw() {
-        return false;
+        return Caller::Operator;
     }
-    let process = peer.pid().and_then(Identity::of);
-    process.is_none_or(|process| leftover::is_core_of(runtime_dir, process))
+    who(peer.pid(), runtime_dir)
+}
+
+fn who(pid: Option<i32>, runtime_dir: &Path) -> Caller {
+    match pid.and_then(Identity::of) {
+        None => Caller::Unknown,
+        Some(process) if leftover::is_core_of(runtime_dir, process) => Caller::Core,
+        Some(_) => Caller::Operator,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_command_that_gave_up_is_no_core() {
+        let folder = tempfile::tempdir().unwrap();
+        let sleep = || std::process::Command::new("sleep");
+        let runtime_dir = folder.path().canonicalize().unwrap();
+        let mut core = sleep();
+        core.arg("60").env("RAYNODE_RUNTIME_DIR", runtime_dir);
+        let mut core = core.spawn().unwrap();
+        let mut command = sleep().arg("60").spawn().unwrap();
+        let pids = [core.id(), command.id()].map(|pid| i32::try_from(pid).ok());
+        let alive = pids.map(|pid| who(pid, folder.path()));
+        for child in [&mut core, &mut command] {
+            child.kill().unwrap();
+            child.wait().unwrap();
+        }
+        assert_eq!(alive, [Caller::Core, Caller::Operator]);
+        assert_eq!(
+            pids.map(|pid| who(pid, folder.path())),
+            [Caller::Unknown, Caller::Unknown]
+        );
+    }
 }
