@@ -29,7 +29,7 @@ pub(super) struct Arguments {
     #[arg(long)]
     text: Option<String>,
     /// Of what is remembered only the last so many lines.
-    #[arg(long, short = 'n')]
+    #[arg(long, short = 'n', value_parser = clap::value_parser!(u64).range(1..))]
     tail: Option<u64>,
     #[command(flatten)]
     form: Form,
