@@ -15,11 +15,11 @@ use crate::disk;
 /// When the file can't be read, or a line is something else; no part of a line is shown, because it
 /// may be a key.
 pub fn keys_file(path: &Path) -> Result<Vec<(String, Uuid)>, Error> {
-    if !path.exists() {
-        let source = io::ErrorKind::NotFound.into();
-        let path = path.to_owned();
-        return Err(Error::Io { path, source });
-    }
+    // Its own words, where it can't be looked at or is not there.
+    std::fs::metadata(path).map_err(|source| Error::KeysFile {
+        path: path.to_owned(),
+        source,
+    })?;
     let keys = any_keys(path)?;
     if keys.is_empty() {
         return Err(Error::Unusable {
@@ -99,7 +99,11 @@ fn edit(path: &Path, change: impl FnOnce(&str) -> String) -> Result<(), Error> {
     };
     let text = change(&read(path)?);
     let done = if text.trim().is_empty() {
-        std::fs::remove_file(path)
+        match std::fs::remove_file(path) {
+            // Somebody was faster.
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            removed => removed,
+        }
     } else {
         disk::write_private(path, text.as_bytes())
     };
@@ -135,6 +139,19 @@ mod tests {
         .unwrap();
         let names: Vec<&str> = keys.iter().map(|(name, _)| name.as_str()).collect();
         assert_eq!(names, ["home", "new"]);
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_named_by_its_setting_and_holds_no_key_to_revoke() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("keys");
+        let error = keys_file(&path).unwrap_err().to_string();
+        let said = format!(
+            "API_KEYS_FILE={}: No such file or directory (os error 2)",
+            path.display()
+        );
+        assert_eq!(error, said);
+        revoke_key(&path, "home").unwrap();
     }
 
     #[test]

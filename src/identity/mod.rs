@@ -27,6 +27,15 @@ pub enum Error {
         #[source]
         source: io::Error,
     },
+    /// The file that `API_KEYS_FILE` names can't be looked at.
+    #[error("API_KEYS_FILE={}: {source}", .path.display())]
+    KeysFile {
+        /// Which.
+        path: PathBuf,
+        /// Why.
+        #[source]
+        source: io::Error,
+    },
     /// A file of ours has been changed by somebody else, or comes from a newer version.
     #[error("{}: {reason}; mend it, or remove it to have a new one made (the panel then needs the new one too)", .path.display())]
     Unusable {

@@ -231,6 +231,10 @@ mod tests {
         assert!(matches!(ring.revoke("away"), Err(Error::NotFound(_))));
         assert_eq!(ring.revoke("home").unwrap(), None);
         assert!(!ring.keys().holds(key.to_string().as_bytes()));
+        ring.add("lost").unwrap();
+        std::fs::remove_file(ring.path()).unwrap();
+        assert_eq!(ring.revoke("lost").unwrap(), None);
+        assert_eq!(ring.names(), [OWN]);
         let fresh = ring.revoke(OWN).unwrap().unwrap();
         assert!(fresh != own && ring.keys().holds(fresh.to_string().as_bytes()));
         assert!(!ring.keys().holds(own.to_string().as_bytes()));
