@@ -125,13 +125,26 @@ pub fn main() -> ExitCode {
             ask(async |settings| stop::restart(&settings, &arguments).await)
         }
         Command::Reload => ask(async |settings| reload::run(&settings).await),
-        Command::Completions { shell } => {
-            let mut script = Vec::new();
-            clap_complete::generate(shell, &mut Arguments::command(), "raynode", &mut script);
-            told(output::say(String::from_utf8_lossy(&script).trim_end()))
-        }
+        Command::Completions { shell } => told(output::say(completions(shell).trim_end())),
         Command::AfterStop => after_stop::run(),
     }
+}
+
+/// The script for a shell, of the commands that an operator gives.
+fn completions(shell: clap_complete::Shell) -> String {
+    // The scripts would offer hidden ones, too, and a command can't be taken out of a line.
+    let whole = Arguments::command();
+    let shown: Vec<_> = whole
+        .get_subcommands()
+        .filter(|command| !command.is_hide_set())
+        .cloned()
+        .collect();
+    let mut line = clap::Command::new("raynode")
+        .version(env!("CARGO_PKG_VERSION"))
+        .subcommands(shown);
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut line, "raynode", &mut script);
+    String::from_utf8_lossy(&script).into_owned()
 }
 
 /// Does something that needs the settings and ends.
@@ -164,4 +177,20 @@ fn told(said: Result<(), Failure>) -> ExitCode {
         },
         |()| ExitCode::SUCCESS,
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_shell_offers_what_is_not_for_operators() {
+        use clap_complete::Shell::{Bash, Elvish, Fish, PowerShell, Zsh};
+
+        for shell in [Bash, Elvish, Fish, PowerShell, Zsh] {
+            let script = completions(shell);
+            assert!(script.contains("doctor") && script.contains("version"));
+            assert!(!script.contains("after-stop"), "{shell}");
+        }
+    }
 }
