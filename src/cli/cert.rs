@@ -9,7 +9,7 @@ use super::output::{Form, day, say, say_facts, say_json};
 use crate::proto::raynode::v1::{
     Certificate, GetCertificateRequest, ImportCertificateRequest, RenewCertificateRequest,
 };
-use crate::settings::Settings;
+use crate::settings::{Settings, subject_names};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -27,7 +27,7 @@ enum Command {
     /// Make another self-signed one. Panels have to be given it; the old one is kept beside it.
     Renew {
         /// More names and addresses, beside this machine's own and those of `CERT_SAN`.
-        #[arg(long = "name")]
+        #[arg(long = "name", value_parser = some_names)]
         names: Vec<String>,
         /// Also where somebody else signed the one that is there.
         #[arg(long)]
@@ -80,6 +80,13 @@ pub(super) async fn run(settings: &Settings, arguments: Arguments) -> Result<Exi
         show(&certificate)?;
     }
     Ok(ExitCode::SUCCESS)
+}
+
+fn some_names(text: &str) -> Result<String, String> {
+    match subject_names(text) {
+        Some(names) if !names.is_empty() => Ok(text.to_owned()),
+        _ => Err("not a host name or an address, such as node.example or 192.0.2.1".to_owned()),
+    }
 }
 
 fn read(path: &Path) -> Result<String, Failure> {

@@ -13,7 +13,7 @@ use super::daemon::Daemon;
 use super::failure::Failure;
 use super::output::{Form, say, say_json};
 use crate::proto::raynode::v1::{GetPairingRequest, GetPairingResponse};
-use crate::settings::Settings;
+use crate::settings::{Settings, subject_names};
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -27,10 +27,18 @@ pub(super) struct Arguments {
     #[arg(long, conflicts_with_all = ["qr", "string"])]
     certificate: bool,
     /// The address by which the panel reaches this server, where the node does not know it.
-    #[arg(long)]
+    #[arg(long, value_parser = a_host)]
     address: Option<String>,
     #[command(flatten)]
     form: Form,
+}
+
+/// One name or address, as it can stand in a certificate and in a URL.
+fn a_host(text: &str) -> Result<String, String> {
+    match subject_names(text).as_deref() {
+        Some([name]) if !text.contains(',') => Ok(name.clone()),
+        _ => Err("not a host name or an address, such as node.example or 192.0.2.1".to_owned()),
+    }
 }
 
 pub(super) async fn run(settings: &Settings, arguments: Arguments) -> Result<ExitCode, Failure> {
@@ -122,6 +130,16 @@ fn string(pairing: &GetPairingResponse, with_certificate: bool) -> Result<String
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_host_is_one_name_or_address() {
+        for text in ["", " ", ",", "a b&x=1", "a/b", "a,b", "a,", "DNS:"] {
+            assert!(a_host(text).is_err(), "{text:?}");
+        }
+        for text in ["node.example", "192.0.2.1", "2001:db8::1"] {
+            assert_eq!(a_host(text).unwrap(), text);
+        }
+    }
 
     #[test]
     fn one_string_has_all_of_it() {

@@ -94,11 +94,7 @@ impl Identity {
             );
             return Err(Status::failed_precondition(text));
         }
-        let more = subject_names(&names.join(",")).ok_or_else(|| {
-            Status::invalid_argument(
-                "--name wants a host name or an address, such as node.example or 192.0.2.1",
-            )
-        })?;
+        let more = more_names(names)?;
         // Whoever connects to a name that was in it goes on doing so.
         let before = certificate.names.iter();
         let mut names: Vec<String> = self
@@ -122,6 +118,18 @@ impl Identity {
         self.pair.reload(&self.certificate);
         Ok(self.certificate())
     }
+}
+
+fn more_names(asked_for: &[String]) -> Result<Vec<String>, Status> {
+    let names = asked_for
+        .iter()
+        .map(|text| subject_names(text).filter(|names| !names.is_empty()));
+    let names: Option<Vec<Vec<String>>> = names.collect();
+    names.map(|names| names.concat()).ok_or_else(|| {
+        Status::invalid_argument(
+            "--name wants a host name or an address, such as node.example or 192.0.2.1",
+        )
+    })
 }
 
 /// An address that a panel could use: the one listened on, or the first that this machine has.
@@ -155,6 +163,7 @@ pub(super) fn of(error: &identity::Error) -> Status {
     let code = match error {
         identity::Error::NoPair(_) | identity::Error::Generate(_) => Code::InvalidArgument,
         identity::Error::Io { .. }
+        | identity::Error::KeysFile { .. }
         | identity::Error::Unusable { .. }
         | identity::Error::HalfAPair { .. } => Code::FailedPrecondition,
     };
@@ -170,4 +179,23 @@ pub(super) fn of_key(error: &key_ring::Error) -> Status {
         key_ring::Error::SetByOperator | key_ring::Error::Last(..) => Code::FailedPrecondition,
     };
     Status::new(code, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_that_is_none_is_refused() {
+        let names = |texts: &[&str]| {
+            let texts: Vec<String> = texts.iter().map(|&text| text.to_owned()).collect();
+            more_names(&texts).map_err(|status| status.code())
+        };
+        assert_eq!(names(&[]).unwrap(), [""; 0]);
+        let list = names(&["node.example", "192.0.2.1,::1"]);
+        assert_eq!(list.unwrap(), ["node.example", "192.0.2.1", "::1"]);
+        for name in ["", " ", ",", "a b"] {
+            assert_eq!(names(&["node.example", name]), Err(Code::InvalidArgument));
+        }
+    }
 }

@@ -360,6 +360,13 @@ async fn what_a_panel_wants_is_printed_in_every_form() {
         warned.contains("cert renew --name node.example"),
         "{warned}"
     );
+    for command in [
+        ["pair", "--address", "a b&x=1"].as_slice(),
+        &["pair", "--address", ""],
+        &["cert", "renew", "--name", ""],
+    ] {
+        assert!(complained(&node.command(command), 2).contains("host name"));
+    }
     let pem = said(&node.command(&["pair", "--certificate"]));
     assert_eq!(pem, certificate);
 }
