@@ -167,7 +167,7 @@ symptoms! {
         "timedatectl set-ntp true";
     FEW_OPEN_FILES: Warn "limits",
         "Every connection of a user takes two files of the core: more than that many are refused.",
-        "LimitNOFILE=65536 in the unit (the packaged one has it), or ulimit -n in the shell";
+        "LimitNOFILE=1048576 in the unit (the packaged one has it), or ulimit -n in the shell";
     NO_BBR: Warn "kernel",
         "Long and lossy ways are slower than they have to be.",
         "printf 'net.core.default_qdisc=fq\\nnet.ipv4.tcp_congestion_control=bbr\\n' > /etc/sysctl.d/90-bbr.conf && sysctl --system";
