@@ -1,12 +1,14 @@
 //! Folders and files: there, ours, closed to others, with room.
 
+use std::fs::File;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
 use super::daemon::Running;
 use super::symptoms::{
     DISK_IS_FULL, DISK_IS_NEARLY_FULL, FILE_IS_OPEN, FOLDER_IS_MISSING, FOLDER_IS_OPEN,
-    FOLDER_IS_SOMEBODY_ELSES,
+    FOLDER_IS_SOMEBODY_ELSES, NOT_LOOKED_AT,
 };
 use super::{Finding, Verdict};
 use crate::settings::Settings;
@@ -24,7 +26,10 @@ pub(super) fn look(settings: &Settings, running: Option<&Running>) -> Vec<Findin
     });
     let mut findings = Vec::new();
     for folder in [&settings.state_dir, &settings.runtime_dir] {
-        findings.extend(folder_of(folder, user));
+        match not_looked_at("folders", folder, settings) {
+            Some(closed) => findings.push(closed),
+            None => findings.extend(folder_of(folder, user)),
+        }
     }
     let secrets = ["identity", "keys", "last-good", "ledger.redb"];
     let secrets = secrets.iter().map(|name| settings.state_dir.join(name));
@@ -45,6 +50,25 @@ pub(super) fn look(settings: &Settings, running: Option<&Running>) -> Vec<Findin
     }
     findings.extend(disk(&settings.state_dir));
     findings
+}
+
+/// What is closed to whoever asks, and not to the node: nothing can be said of it.
+pub(super) fn not_looked_at(
+    about: &'static str,
+    path: &Path,
+    settings: &Settings,
+) -> Option<Finding> {
+    let error = File::open(path).err()?;
+    let state = std::fs::metadata(&settings.state_dir);
+    let is_the_nodes_user = state.is_ok_and(|state| state.uid() == nix::unistd::geteuid().as_raw());
+    if error.kind() != io::ErrorKind::PermissionDenied || is_the_nodes_user {
+        return None;
+    }
+    let found = format!("{} can't be looked at: {error}", path.display());
+    Some(Finding {
+        about,
+        ..Finding::ill(&NOT_LOOKED_AT, found, "")
+    })
 }
 
 fn folder_of(path: &Path, user: Option<u32>) -> Vec<Finding> {

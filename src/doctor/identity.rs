@@ -5,6 +5,7 @@ use std::time::SystemTime;
 
 use super::Finding;
 use super::daemon::Running;
+use super::folders::not_looked_at;
 use super::symptoms::{
     CERTIFICATE_DOES_NOT_NAME_US, CERTIFICATE_ENDS_SOON, CERTIFICATE_HAS_ENDED,
     CERTIFICATE_IS_MISSING, CERTIFICATE_IS_UNUSABLE, KEY_IS_UNREADABLE,
@@ -30,6 +31,9 @@ fn key(settings: &Settings) -> Finding {
     }
     let path = settings.state_dir.join("identity");
     let shown = path.display().to_string();
+    if let Some(closed) = not_looked_at("key", &path, settings) {
+        return closed;
+    }
     if !path.exists() {
         return Finding::well("key", "one is made at the first start");
     }
@@ -42,6 +46,9 @@ fn key(settings: &Settings) -> Finding {
 
 fn keys_file(settings: &Settings) -> Option<Finding> {
     let path = settings.api_keys_file.as_ref()?;
+    if let Some(closed) = not_looked_at("key", path, settings) {
+        return Some(closed);
+    }
     let error = identity::keys_file(path).err()?;
     let shown = path.display().to_string();
     Some(Finding::ill(&KEY_IS_UNREADABLE, error.to_string(), &shown))
@@ -50,6 +57,10 @@ fn keys_file(settings: &Settings) -> Option<Finding> {
 fn certificate(settings: &Settings, running: Option<&Running>) -> Vec<Finding> {
     let (path, key) = (&settings.certificate, &settings.certificate_key);
     let shown = path.display().to_string();
+    let closed = |path| not_looked_at("certificate", path, settings);
+    if let Some(closed) = closed(path).or_else(|| closed(key)) {
+        return vec![closed];
+    }
     if !path.exists() && !key.exists() {
         let found = format!("{shown} is not there");
         return vec![Finding::ill(&CERTIFICATE_IS_MISSING, found, "")];

@@ -89,6 +89,9 @@ symptoms! {
         "The panel has not collected usage for long. It is kept for USAGE_RETENTION and then dropped.",
         "look at the node in the panel: is it enabled, and does it connect?";
 
+    NOT_LOOKED_AT: Warn "folders",
+        "Only root and the node's own user may look there, so nothing is known of it.",
+        "sudo raynode doctor";
     FOLDER_IS_MISSING: Warn "folders",
         "The daemon makes it when it starts.",
         "raynode run (or: systemctl start raynode)";

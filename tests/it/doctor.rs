@@ -168,9 +168,19 @@ fn who_may_not_ask_the_daemon_is_told_so() {
     let text = String::from_utf8(output.stderr).unwrap();
     assert_eq!(output.status.code(), Some(1), "{text}");
     assert!(text.contains("as root or as the node's user"), "{text}");
-    let output = as_another(&["doctor", "--quiet"]);
+    let output = as_another(&["doctor"]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("may not be asked"), "{text}");
+    // Nothing is said of what only the node may look at.
+    for about in ["folders", "certificate"] {
+        let lines = text.lines().filter(|line| line.contains(about));
+        let found: Vec<_> = lines.filter(|line| !line.starts_with(' ')).collect();
+        assert!(!found.is_empty(), "{about}: {text}");
+        for line in found {
+            assert!(line.starts_with("warn"), "{line}");
+        }
+    }
+    assert!(text.contains("can't be looked at"), "{text}");
 }
 
 /// What the node's user has put in the place of its core may not run as root.
