@@ -27,6 +27,8 @@ use crate::xray::install::{self, Progress, Proof, Reporter, Source, Wanted};
 
 /// The largest archive that a caller may send.
 const MAX_UPLOAD: u64 = 256 << 20;
+/// How much of its name is kept, in characters.
+const LONGEST_NAME: usize = 255;
 const UNPROVEN: &str = "nobody says that the archive is the right one: give its SHA-256, put the .dgst file of the release beside it, or say that it is to be trusted";
 /// How long the next piece of it may take.
 const PIECE_DEADLINE: Duration = Duration::from_secs(60);
@@ -137,6 +139,7 @@ impl Installing {
         let path = self.upload.lock().await;
         let source = Source::File {
             path: path.clone(),
+            name: shown_name(&order.file_name),
             proof,
         };
         let done = match receive(&path, parts).await {
@@ -149,6 +152,17 @@ impl Installing {
         drop(tokio::fs::remove_file(&*path).await);
         done
     }
+}
+
+/// What a caller calls its archive, as it can be shown and kept.
+fn shown_name(text: &str) -> String {
+    let name = text.rsplit('/').next().unwrap_or_default();
+    let name = name.chars().filter(|char| !char.is_control());
+    let name: String = name.take(LONGEST_NAME).collect();
+    if name.is_empty() {
+        return "an archive without a name".to_owned();
+    }
+    name
 }
 
 fn invalid<E: std::fmt::Display>(error: E) -> Status {
@@ -307,4 +321,17 @@ fn status(error: &Error) -> Status {
         },
     };
     Status::new(code, error.to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_name_is_one_line_and_no_path() {
+        assert_eq!(shown_name("Xray-linux-64.zip"), "Xray-linux-64.zip");
+        assert_eq!(shown_name("/etc/a\n\x1b[31mb.zip"), "a[31mb.zip");
+        assert_eq!(shown_name(&"x".repeat(1000)).len(), LONGEST_NAME);
+        assert_eq!(shown_name("\n"), "an archive without a name");
+    }
 }

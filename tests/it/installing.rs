@@ -109,6 +109,13 @@ async fn a_core_is_installed_used_and_gone_back_from() {
         text.contains(&wrong) && text.contains(&release::sha256(&other)),
         "{text}"
     );
+    assert!(
+        text.contains("other.zip") && !text.contains("upload.zip"),
+        "{text}"
+    );
+    let command = ["core", "install", "--trust", "--from", "state"];
+    let text = refused(&node.command(&command));
+    assert!(text.contains("state: Is a directory"), "{text}");
     assert_eq!(node.core(), first);
     std::fs::write(
         node.folder().join("other.zip.dgst"),
@@ -129,6 +136,12 @@ async fn a_core_is_installed_used_and_gone_back_from() {
     assert_eq!(binary(node.core()), second);
     let list = installed(&node);
     assert_eq!(list["cores"].as_array().unwrap().len(), 2);
+    let sources = list["cores"].as_array().unwrap().iter();
+    assert!(
+        sources
+            .map(|core| &core["source"])
+            .any(|source| source == "other.zip")
+    );
     assert_eq!(list["managed"], true);
     assert!(refused(&node.command(&["core", "use", "1.2.3"])).contains("1.2.3"));
     stream.is_there().await;

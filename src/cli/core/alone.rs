@@ -72,6 +72,7 @@ impl Alone {
             (None, sha256) => self.installer.releases(sha256),
             (Some(path), sha256) => Source::File {
                 path: path.to_owned(),
+                name: path.display().to_string(),
                 proof: match sha256 {
                     Some(digest) => Proof::Sha256(digest),
                     None if order.trusted => Proof::Trusted,

@@ -5,7 +5,8 @@ mod alone;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use indicatif::{ProgressBar, ProgressStyle};
+use indicatif::{ProgressBar, ProgressFinish, ProgressStyle};
+use tokio::fs::File;
 use tokio::io::AsyncReadExt;
 use tokio::sync::mpsc;
 use tonic::{Status, Streaming};
@@ -90,6 +91,11 @@ struct Order {
     trust: bool,
 }
 
+fn file_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default();
+    name.to_string_lossy().into_owned()
+}
+
 fn a_version(text: &str) -> Result<String, String> {
     let parsed = text.parse::<install::Wanted>();
     parsed
@@ -112,6 +118,7 @@ impl Order {
             sha256: self.sha256.unwrap_or_default(),
             upload: self.from.is_some(),
             trusted: self.trust,
+            file_name: self.from.as_deref().map_or_else(String::new, file_name),
         };
         (order, self.from)
     }
@@ -141,8 +148,7 @@ async fn through(daemon: &Daemon, command: Command) -> Result<(), Failure> {
         }
         Command::Install { order, form } => {
             let (order, from) = order.parts();
-            let steps = order_core(daemon, order, from.as_deref()).await?;
-            tell(&follow(steps).await?, form)
+            tell(&order_core(daemon, order, from.as_deref()).await?, form)
         }
         Command::Use { name, form } => {
             let request = UseCoreRequest { name };
@@ -222,7 +228,7 @@ async fn order_core(
     daemon: &Daemon,
     mut order: CoreOrder,
     from: Option<&Path>,
-) -> Result<Streaming<InstallProgress>, Failure> {
+) -> Result<Installed, Failure> {
     if let Some(path) = from
         && order.sha256.is_empty()
         && !order.trusted
@@ -235,42 +241,61 @@ async fn order_core(
     let first = InstallCoreRequest {
         part: Some(Part::Order(order)),
     };
-    drop(pieces.send(first).await);
+    drop(pieces.send(Some(first)).await);
     let reading = match from {
-        Some(path) => Some(
-            tokio::fs::File::open(path)
-                .await
-                .map_err(Failure::of(path.display()))?,
-        ),
+        Some(path) => Some((open(path).await?, path.to_owned())),
         None => None,
     };
-    tokio::spawn(async move {
-        if let Some(mut file) = reading {
-            let mut piece = vec![0; PIECE];
-            while let Ok(length) = file.read(&mut piece).await
-                && length > 0
-            {
-                let archive = piece.get(..length).unwrap_or_default().to_vec();
-                let message = InstallCoreRequest {
-                    part: Some(Part::Archive(archive)),
-                };
-                if pieces.send(message).await.is_err() {
-                    return;
-                }
-            }
+    let sending = tokio::spawn(send(reading, pieces));
+    let sent = futures_util::stream::unfold(sent, |mut sent| async move {
+        match sent.recv().await {
+            Some(message) => Some((message?, sent)),
+            // What was cut must not look whole.
+            None => std::future::pending().await,
         }
     });
-    let sent = futures_util::stream::unfold(sent, |mut sent| async move {
-        let message = sent.recv().await?;
-        Some((message, sent))
-    });
     let steps = daemon.installing().install_core(sent).await?;
-    Ok(steps.into_inner())
+    tokio::select! {
+        done = follow(steps.into_inner()) => done,
+        Ok(Err(unread)) = sending => Err(unread),
+    }
+}
+
+async fn open(path: &Path) -> Result<File, Failure> {
+    let file = File::open(path).await;
+    file.map_err(Failure::of(path.display()))
+}
+
+/// Sends a file piece by piece, and `None` behind the last one. Whoever takes them may stop at any time.
+async fn send(
+    reading: Option<(File, PathBuf)>,
+    pieces: mpsc::Sender<Option<InstallCoreRequest>>,
+) -> Result<(), Failure> {
+    if let Some((mut file, path)) = reading {
+        let mut piece = vec![0; PIECE];
+        loop {
+            let read = file.read(&mut piece).await;
+            let length = read.map_err(Failure::of(path.display()))?;
+            if length == 0 {
+                break;
+            }
+            let archive = piece.get(..length).unwrap_or_default().to_vec();
+            let message = InstallCoreRequest {
+                part: Some(Part::Archive(archive)),
+            };
+            if pieces.send(Some(message)).await.is_err() {
+                return Ok(());
+            }
+        }
+    }
+    drop(pieces.send(None).await);
+    Ok(())
 }
 
 /// Shows how far it is, until it is done.
 async fn follow(mut steps: Streaming<InstallProgress>) -> Result<Installed, Failure> {
-    let bar = ProgressBar::new_spinner();
+    // Cleared also where nobody waits for the end.
+    let bar = ProgressBar::new_spinner().with_finish(ProgressFinish::AndClear);
     bar.enable_steady_tick(std::time::Duration::from_millis(120));
     while let Some(progress) = steps.message().await? {
         match progress.state {

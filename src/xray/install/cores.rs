@@ -50,6 +50,8 @@ pub enum Source {
     File {
         /// Where it is.
         path: PathBuf,
+        /// What it is called in errors and in the list of what is installed.
+        name: String,
         /// How it is known to be the right one.
         proof: Proof,
     },
@@ -117,9 +119,9 @@ impl Cores {
                 let digest = self.download(&url, name, *sha256, &archive, report).await?;
                 (shown_text(&url), digest)
             }
-            Source::File { path, proof } => {
-                let digest = copy(path, *proof, &archive, report).await?;
-                (path.display().to_string(), digest)
+            Source::File { path, name, proof } => {
+                let digest = copy(path, name, *proof, &archive, report).await?;
+                (name.clone(), digest)
             }
         };
         let (staging, core) = unpack(staging, archive, architecture, report.clone()).await?;
@@ -164,7 +166,13 @@ pub async fn digest_beside(archive: &Path) -> Result<Digest, Error> {
     local::digest_beside(archive, DIGESTS).await
 }
 
-async fn copy(path: &Path, proof: Proof, to: &Path, report: &Reporter) -> Result<Digest, Error> {
+async fn copy(
+    path: &Path,
+    name: &str,
+    proof: Proof,
+    to: &Path,
+    report: &Reporter,
+) -> Result<Digest, Error> {
     const NAME: &str = "archive";
 
     report.say(Progress::of(Step::Digest, NAME));
@@ -176,7 +184,7 @@ async fn copy(path: &Path, proof: Proof, to: &Path, report: &Reporter) -> Result
     let into = Receiving::create(to, Progress::of(Step::Copy, NAME), report).await?;
     let found = local::copy(path, MAX_ARCHIVE, into).await?;
     match expected {
-        Some(expected) => found.must_be(expected, &path.display().to_string()),
+        Some(expected) => found.must_be(expected, name),
         None => Ok(found),
     }
 }

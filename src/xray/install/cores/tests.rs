@@ -245,6 +245,7 @@ async fn an_archive_of_this_machine_needs_a_proof() {
     std::fs::write(&path, &bytes).unwrap();
     let file = |proof| Source::File {
         path: path.clone(),
+        name: "core.zip".to_owned(),
         proof,
     };
     let refused = node
@@ -255,6 +256,7 @@ async fn an_archive_of_this_machine_needs_a_proof() {
     let other = Proof::Sha256(digest(b"other"));
     let refused = node.refused(&file(other), "latest").await;
     assert!(matches!(refused, Error::Mismatch { .. }), "{refused}");
+    assert!(refused.to_string().starts_with("core.zip"), "{refused}");
 
     std::fs::write(node.state.path().join("core.zip.dgst"), "Not Found").unwrap();
     let refused = node.refused(&file(Proof::Beside), "latest").await;
@@ -275,7 +277,7 @@ async fn an_archive_of_this_machine_needs_a_proof() {
         .keep();
     kept.unwrap().switch().unwrap();
     let list = node.cores.shelf().list().unwrap();
-    assert_eq!(list[0].source, path.display().to_string());
+    assert_eq!(list[0].source, "core.zip");
 }
 
 #[tokio::test]
@@ -284,6 +286,7 @@ async fn what_is_no_file_is_not_read() {
     for path in ["/dev/zero", "/nowhere/core.zip", "/tmp"] {
         let source = Source::File {
             path: path.into(),
+            name: path.to_owned(),
             proof: Proof::Trusted,
         };
         let refused = node.refused(&source, "latest").await;
@@ -367,11 +370,12 @@ async fn a_real_core_is_installed() {
     let path = node.state.path().join("core.zip");
     let core = std::fs::read(xray).unwrap();
     std::fs::write(&path, archive::stored(&[("xray", &core)])).unwrap();
-    let proof = Proof::Trusted;
-    let staged = node
-        .stage_from(&Source::File { path, proof }, "latest")
-        .await
-        .unwrap();
+    let source = Source::File {
+        path,
+        name: "core.zip".to_owned(),
+        proof: Proof::Trusted,
+    };
+    let staged = node.stage_from(&source, "latest").await.unwrap();
     let config = r#"{ "outbounds": [{ "protocol": "freedom" }] }"#;
     let tried = crate::xray::tool::Tool::new(&staged.binary());
     let tried = tried
