@@ -9,7 +9,7 @@ use super::output::{Form, day, say, say_facts, say_json};
 use crate::proto::raynode::v1::{
     Certificate, GetCertificateRequest, ImportCertificateRequest, RenewCertificateRequest,
 };
-use crate::settings::{Settings, subject_names};
+use crate::settings::subject_names;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -26,12 +26,15 @@ enum Command {
     },
     /// Make another self-signed one. Panels have to be given it; the old one is kept beside it.
     Renew {
-        /// More names and addresses, beside this machine's own and those of `CERT_SAN`.
+        /// More names and addresses, beside this machine's own, those of `CERT_SAN` and those of the one of before.
         #[arg(long = "name", value_parser = some_names)]
         names: Vec<String>,
         /// Also where somebody else signed the one that is there.
         #[arg(long)]
         replace: bool,
+        /// Without the names of the one of before.
+        #[arg(long)]
+        only: bool,
         #[command(flatten)]
         form: Form,
     },
@@ -46,8 +49,8 @@ enum Command {
     },
 }
 
-pub(super) async fn run(settings: &Settings, arguments: Arguments) -> Result<ExitCode, Failure> {
-    let mut operator = Daemon::find(&settings.runtime_dir).await?.operator();
+pub(super) async fn run(runtime_dir: &Path, arguments: Arguments) -> Result<ExitCode, Failure> {
+    let mut operator = Daemon::find(runtime_dir).await?.operator();
     let (certificate, form) = match arguments.command {
         Command::Show { form } => {
             let request = GetCertificateRequest {};
@@ -56,9 +59,14 @@ pub(super) async fn run(settings: &Settings, arguments: Arguments) -> Result<Exi
         Command::Renew {
             names,
             replace,
+            only,
             form,
         } => {
-            let request = RenewCertificateRequest { names, replace };
+            let request = RenewCertificateRequest {
+                names,
+                replace,
+                only,
+            };
             (operator.renew_certificate(request).await?, form)
         }
         Command::Import {

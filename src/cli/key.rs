@@ -1,12 +1,12 @@
 //! `raynode key`: the keys that open the node to panels.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use super::daemon::Daemon;
 use super::failure::Failure;
 use super::output::{Form, say, say_json};
 use crate::proto::raynode::v1::{AddKeyRequest, ListKeysRequest, RevokeKeyRequest};
-use crate::settings::Settings;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -37,8 +37,8 @@ enum Command {
     },
 }
 
-pub(super) async fn run(settings: &Settings, arguments: Arguments) -> Result<ExitCode, Failure> {
-    let mut operator = Daemon::find(&settings.runtime_dir).await?.operator();
+pub(super) async fn run(runtime_dir: &Path, arguments: Arguments) -> Result<ExitCode, Failure> {
+    let mut operator = Daemon::find(runtime_dir).await?.operator();
     match arguments.command {
         Command::Add { name, form } => {
             let added = operator.add_key(AddKeyRequest { name }).await?.into_inner();

@@ -1,12 +1,13 @@
 //! `raynode logs`: what the cores say.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use super::daemon::Daemon;
 use super::failure::Failure;
 use super::output::{Form, POOR, say, say_json, styled};
 use crate::proto::raynode::v1::ReadLogsRequest;
-use crate::settings::{Settings, a_span};
+use crate::settings::a_span;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -40,8 +41,8 @@ fn since(text: &str) -> Result<u64, String> {
     Ok(span.as_secs().max(1))
 }
 
-pub(super) async fn run(settings: &Settings, arguments: Arguments) -> Result<ExitCode, Failure> {
-    let daemon = Daemon::find(&settings.runtime_dir).await?;
+pub(super) async fn run(runtime_dir: &Path, arguments: Arguments) -> Result<ExitCode, Failure> {
+    let daemon = Daemon::find(runtime_dir).await?;
     let request = ReadLogsRequest {
         follow: arguments.follow,
         since_seconds: arguments.since.unwrap_or(0),

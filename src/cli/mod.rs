@@ -20,6 +20,7 @@ mod stop;
 mod usage;
 mod users;
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, Parser, Subcommand};
@@ -107,22 +108,26 @@ pub fn main() -> ExitCode {
         Command::Run(arguments) => run::run(&arguments),
         Command::Init(arguments) => init::run(&arguments),
         Command::Status(arguments) => {
-            ask(async |settings| status::run(&settings, &arguments).await)
+            ask_daemon(async |folder| status::run(folder, &arguments).await)
         }
-        Command::Logs(arguments) => ask(async |settings| logs::run(&settings, arguments).await),
-        Command::Users(arguments) => ask(async |settings| users::run(&settings, &arguments).await),
-        Command::Usage(arguments) => ask(async |settings| usage::run(&settings, &arguments).await),
-        Command::Pair(arguments) => ask(async |settings| pair::run(&settings, arguments).await),
-        Command::Cert(arguments) => ask(async |settings| cert::run(&settings, arguments).await),
-        Command::Key(arguments) => ask(async |settings| key::run(&settings, arguments).await),
+        Command::Logs(arguments) => ask_daemon(async |folder| logs::run(folder, arguments).await),
+        Command::Users(arguments) => {
+            ask_daemon(async |folder| users::run(folder, &arguments).await)
+        }
+        Command::Usage(arguments) => {
+            ask_daemon(async |folder| usage::run(folder, &arguments).await)
+        }
+        Command::Pair(arguments) => ask_daemon(async |folder| pair::run(folder, arguments).await),
+        Command::Cert(arguments) => ask_daemon(async |folder| cert::run(folder, arguments).await),
+        Command::Key(arguments) => ask_daemon(async |folder| key::run(folder, arguments).await),
         Command::Core(arguments) => ask(async |settings| core::run(settings, arguments).await),
         Command::Config(arguments) => ask(async |settings| config::run(settings, arguments).await),
         Command::Doctor(arguments) => {
             answer(async |settings| doctor::run(settings, &arguments).await)
         }
-        Command::Stop => ask(async |settings| stop::stop(&settings).await),
+        Command::Stop => ask_daemon(async |folder| stop::stop(folder).await),
         Command::Restart(arguments) => {
-            ask(async |settings| stop::restart(&settings, &arguments).await)
+            ask(async |settings| stop::restart(&settings.runtime_dir, &arguments).await)
         }
         Command::Reload => ask(async |settings| reload::run(&settings).await),
         Command::Completions { shell } => told(output::say(completions(shell).trim_end())),
@@ -147,6 +152,14 @@ fn completions(shell: clap_complete::Shell) -> String {
     String::from_utf8_lossy(&script).into_owned()
 }
 
+/// Does something that only a daemon is needed for: what is wrong with other settings is in nobody's way.
+fn ask_daemon(work: impl AsyncFnOnce(&Path) -> Result<ExitCode, Failure>) -> ExitCode {
+    block_on(async {
+        let folder = Settings::find_runtime_dir()?;
+        work(&folder).await
+    })
+}
+
 /// Does something that needs the settings and ends.
 fn ask(work: impl AsyncFnOnce(Settings) -> Result<ExitCode, Failure>) -> ExitCode {
     answer(async |settings| work(settings?).await)
@@ -156,11 +169,15 @@ fn ask(work: impl AsyncFnOnce(Settings) -> Result<ExitCode, Failure>) -> ExitCod
 fn answer(
     work: impl AsyncFnOnce(Result<Settings, Mistakes>) -> Result<ExitCode, Failure>,
 ) -> ExitCode {
+    block_on(async { work(Settings::find()).await })
+}
+
+fn block_on(work: impl Future<Output = Result<ExitCode, Failure>>) -> ExitCode {
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build();
     let done = match runtime {
-        Ok(runtime) => runtime.block_on(work(Settings::find())),
+        Ok(runtime) => runtime.block_on(work),
         Err(error) => Err(Failure::of("the runtime can't be started")(error)),
     };
     done.unwrap_or_else(|failure| {

@@ -1,5 +1,6 @@
 //! `raynode pair`: what a panel asks for when the node is added to it.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use base64::Engine;
@@ -13,7 +14,7 @@ use super::daemon::Daemon;
 use super::failure::Failure;
 use super::output::{Form, say, say_json};
 use crate::proto::raynode::v1::{GetPairingRequest, GetPairingResponse};
-use crate::settings::{Settings, subject_names};
+use crate::settings::subject_names;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -41,8 +42,8 @@ fn a_host(text: &str) -> Result<String, String> {
     }
 }
 
-pub(super) async fn run(settings: &Settings, arguments: Arguments) -> Result<ExitCode, Failure> {
-    let daemon = Daemon::find(&settings.runtime_dir).await?;
+pub(super) async fn run(runtime_dir: &Path, arguments: Arguments) -> Result<ExitCode, Failure> {
+    let daemon = Daemon::find(runtime_dir).await?;
     let pairing = daemon.operator().get_pairing(GetPairingRequest {}).await?;
     let mut pairing = pairing.into_inner();
     if let Some(address) = arguments.address {

@@ -1,5 +1,6 @@
 //! `raynode status`: what runs, for whom, and what changed last.
 
+use std::path::Path;
 use std::process::ExitCode;
 use std::time::{Duration, SystemTime};
 
@@ -13,7 +14,6 @@ use super::output::{
 use crate::proto::raynode::v1::{
     Core, GetStatusRequest, GetStatusResponse, ListCoresRequest, ListCoresResponse, Phase, Role,
 };
-use crate::settings::Settings;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -24,12 +24,12 @@ pub(super) struct Arguments {
     quiet: bool,
 }
 
-pub(super) async fn run(settings: &Settings, arguments: &Arguments) -> Result<ExitCode, Failure> {
+pub(super) async fn run(runtime_dir: &Path, arguments: &Arguments) -> Result<ExitCode, Failure> {
     if arguments.quiet {
-        let asked = ask(settings).await;
+        let asked = ask(runtime_dir).await;
         return Ok(asked.map_or_else(|failure| failure.exit_code(), |_| ExitCode::SUCCESS));
     }
-    let (daemon, status) = ask(settings).await?;
+    let (daemon, status) = ask(runtime_dir).await?;
     let cores = daemon.cores().list_cores(ListCoresRequest {}).await?;
     let cores = cores.into_inner();
     if arguments.form.json {
@@ -46,8 +46,8 @@ pub(super) async fn run(settings: &Settings, arguments: &Arguments) -> Result<Ex
     Ok(ExitCode::SUCCESS)
 }
 
-async fn ask(settings: &Settings) -> Result<(Daemon, GetStatusResponse), Failure> {
-    let daemon = Daemon::find(&settings.runtime_dir).await?;
+async fn ask(runtime_dir: &Path) -> Result<(Daemon, GetStatusResponse), Failure> {
+    let daemon = Daemon::find(runtime_dir).await?;
     let status = daemon.operator().get_status(GetStatusRequest {}).await?;
     Ok((daemon, status.into_inner()))
 }

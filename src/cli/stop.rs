@@ -9,7 +9,6 @@ use super::failure::Failure;
 use super::output::{say, waiting};
 use crate::lock::Lock;
 use crate::proto::raynode::v1::{GetStatusRequest, RenewCoreRequest, RestartRequest, StopRequest};
-use crate::settings::Settings;
 
 /// How long node and core may take to end: harvest, goodbyes and the core's own patience.
 const END: Duration = Duration::from_secs(40);
@@ -24,8 +23,8 @@ pub(super) struct RestartArguments {
     core: bool,
 }
 
-pub(super) async fn stop(settings: &Settings) -> Result<ExitCode, Failure> {
-    let folder = &settings.runtime_dir;
+pub(super) async fn stop(runtime_dir: &Path) -> Result<ExitCode, Failure> {
+    let folder = runtime_dir;
     let daemon = Daemon::find(folder).await?;
     daemon.operator().stop(StopRequest {}).await?;
     let shown = waiting("stopping node and core");
@@ -43,10 +42,10 @@ pub(super) async fn stop(settings: &Settings) -> Result<ExitCode, Failure> {
 }
 
 pub(super) async fn restart(
-    settings: &Settings,
+    runtime_dir: &Path,
     arguments: &RestartArguments,
 ) -> Result<ExitCode, Failure> {
-    let daemon = Daemon::find(&settings.runtime_dir).await?;
+    let daemon = Daemon::find(runtime_dir).await?;
     if arguments.core {
         return renew(&daemon).await;
     }
@@ -54,7 +53,7 @@ pub(super) async fn restart(
     let told = daemon.operator().restart(RestartRequest {}).await?;
     let version = told.into_inner().version;
     let shown = waiting("making way for the binary on disk");
-    let came = back(&settings.runtime_dir, &before.into_inner().instance).await;
+    let came = back(runtime_dir, &before.into_inner().instance).await;
     shown.finish_and_clear();
     if !came {
         return Err(Failure::Other(format!(

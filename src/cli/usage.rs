@@ -1,12 +1,12 @@
 //! `raynode usage`: what was used, and what of it the panel does not have yet.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use super::daemon::Daemon;
 use super::failure::Failure;
 use super::output::{Form, bytes, say, say_json, table};
 use crate::proto::raynode::v1::{Kind, ListUsageRequest};
-use crate::settings::Settings;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -27,8 +27,8 @@ enum Of {
     Outbounds,
 }
 
-pub(super) async fn run(settings: &Settings, arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let daemon = Daemon::find(&settings.runtime_dir).await?;
+pub(super) async fn run(runtime_dir: &Path, arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let daemon = Daemon::find(runtime_dir).await?;
     let kind = match arguments.of {
         None => Kind::Unspecified,
         Some(Of::Users) => Kind::User,

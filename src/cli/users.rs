@@ -1,12 +1,12 @@
 //! `raynode users`: who may connect, from where somebody is connected, and what he used.
 
+use std::path::Path;
 use std::process::ExitCode;
 
 use super::daemon::Daemon;
 use super::failure::Failure;
 use super::output::{Form, bytes, counted, say, say_facts, say_json, seconds, table};
 use crate::proto::raynode::v1::{ListUsersRequest, Traffic, UserEntry};
-use crate::settings::Settings;
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -33,8 +33,8 @@ enum Command {
     },
 }
 
-pub(super) async fn run(settings: &Settings, arguments: &Arguments) -> Result<ExitCode, Failure> {
-    let daemon = Daemon::find(&settings.runtime_dir).await?;
+pub(super) async fn run(runtime_dir: &Path, arguments: &Arguments) -> Result<ExitCode, Failure> {
+    let daemon = Daemon::find(runtime_dir).await?;
     match &arguments.command {
         Command::List { online, form } => {
             let request = ListUsersRequest {

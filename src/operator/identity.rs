@@ -10,7 +10,7 @@ use crate::host;
 use crate::identity::{self, Shown};
 use crate::panel::key_ring::{self, KeyRing};
 use crate::panel::reload::{Current, Pair};
-use crate::proto::raynode::v1::{Certificate, GetPairingResponse};
+use crate::proto::raynode::v1::{Certificate, GetPairingResponse, RenewCertificateRequest};
 use crate::settings::{Protocols, subject_names};
 
 /// Who the node is to panels.
@@ -85,9 +85,14 @@ impl Identity {
         }
     }
 
-    pub(super) fn renew(&self, names: &[String], replace: bool) -> Result<Certificate, Status> {
+    pub(super) fn renew(&self, request: &RenewCertificateRequest) -> Result<Certificate, Status> {
+        let RenewCertificateRequest {
+            names,
+            replace,
+            only,
+        } = request;
         let certificate = self.certificate();
-        if !certificate.self_signed && !replace {
+        if !certificate.self_signed && !*replace {
             let text = format!(
                 "{} was signed by {}: get another one there and import it, or say --replace to have a self-signed one",
                 certificate.path, certificate.issuer
@@ -96,7 +101,8 @@ impl Identity {
         }
         let more = more_names(names)?;
         // Whoever connects to a name that was in it goes on doing so.
-        let before = certificate.names.iter();
+        let goes_on = certificate.self_signed && !*only;
+        let before = certificate.names.iter().filter(|_| goes_on);
         let mut names: Vec<String> = self
             .names
             .iter()

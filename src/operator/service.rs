@@ -192,11 +192,8 @@ impl OperatorService for Operator {
         &self,
         request: Request<RenewCertificateRequest>,
     ) -> Result<Response<Certificate>, Status> {
-        let RenewCertificateRequest { names, replace } = request.into_inner();
-        self.facts
-            .identity
-            .renew(&names, replace)
-            .map(Response::new)
+        let renewed = self.facts.identity.renew(&request.into_inner());
+        renewed.map(Response::new)
     }
 
     async fn import_certificate(

@@ -34,6 +34,9 @@ const HERE: &str = ".env";
 /// Where those of the service are.
 const SERVICE: &str = "/etc/raynode/raynode.env";
 
+/// What lives as long as the machine runs, where nothing is set.
+const USUAL_RUNTIME_DIR: &str = "/run/raynode";
+
 /// Longest path of a unix socket on Linux is 107 bytes; ours is below the runtime folder, and Xray
 /// puts a mode behind it.
 const MAX_RUNTIME_DIR: usize = 67;
@@ -173,6 +176,26 @@ impl Settings {
         Self::read(&sources, mistakes)
     }
 
+    /// Where the daemon is to be found of which these are the settings. Whatever else is wrong with them is in
+    /// nobody's way.
+    ///
+    /// # Errors
+    /// When the file can't be read, or the folder is no path.
+    pub fn find_runtime_dir() -> Result<PathBuf, Mistakes> {
+        let (sources, mistakes) = Sources::of_a_command();
+        let mistakes = if sources.is_empty() {
+            mistakes
+        } else {
+            Vec::new()
+        };
+        let mut reader = Reader::new(&sources, mistakes);
+        let runtime_dir = reader.path("RUNTIME_DIR", USUAL_RUNTIME_DIR);
+        match reader.into_mistakes() {
+            none if none.is_empty() => Ok(runtime_dir),
+            mistakes => Err(Mistakes(mistakes)),
+        }
+    }
+
     /// Reads the settings from any source.
     ///
     /// # Errors
@@ -185,7 +208,7 @@ impl Settings {
         let mut reader = Reader::new(source, mistakes);
         let (listen, maintenance) = addresses(&mut reader);
         let state_dir = reader.path("STATE_DIR", "/var/lib/raynode");
-        let runtime_dir = reader.path("RUNTIME_DIR", "/run/raynode");
+        let runtime_dir = reader.path("RUNTIME_DIR", USUAL_RUNTIME_DIR);
         reader.check("RUNTIME_DIR", &runtime_dir, "a path without a comma, of at most 67 bytes: a unix socket below it must fit the kernel's limit", |path| {
             let bytes = path.as_os_str().as_encoded_bytes();
             bytes.len() <= MAX_RUNTIME_DIR && !bytes.contains(&b',')

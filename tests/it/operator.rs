@@ -336,6 +336,19 @@ async fn keys_and_certificates_change_while_panels_stay() {
     assert_eq!(kept, renewed["pem"].as_str().unwrap());
     let back = as_json(&node.command(&["cert", "import", &certificate, &its_key, "--json"]));
     assert_eq!(back["fingerprint"], before["fingerprint"]);
+
+    let names_after = |more: &[&str]| {
+        let arguments = [&["cert", "renew", "--json"], more].concat();
+        as_json(&node.command(&arguments))["names"].to_string()
+    };
+    assert!(names_after(&["--name", "more.example"]).contains("more.example"));
+    assert!(names_after(&[]).contains("more.example"), "it is kept");
+    assert!(!names_after(&["--only"]).contains("more.example"));
+
+    // What is wrong with other settings is in nobody's way.
+    let mut listed = node.prepared(&["key", "list"]);
+    let listed = listed.env("STOP_GRACE", "soon").output().unwrap();
+    assert_eq!(said(&listed), "API_KEY\n");
 }
 
 #[tokio::test(flavor = "multi_thread")]
