@@ -9,7 +9,9 @@ use uuid::Uuid;
 
 use super::daemon::Daemon;
 use super::failure::Failure;
-use super::output::{BAD, Form, GOOD, POOR, counted, keep_whole, say, say_json, styled, table};
+use super::output::{
+    self, BAD, Form, GOOD, POOR, counted, keep_whole, say, say_json, styled, table,
+};
 use crate::doctor::{Changed, Written, written_since};
 use crate::proto::raynode::v1::{
     CompareConfigRequest, CompareConfigResponse, GetSettingsRequest, Setting, Step,
@@ -124,7 +126,9 @@ async fn check(settings: Settings, file: &Path) -> Result<ExitCode, Failure> {
     let parts = settings.core.parts();
     let launcher =
         Launcher::new(parts, settings.runtime_dir, logs).as_the_owner_of(&settings.state_dir);
+    let trying = output::waiting("trying it with Xray");
     let checked = launcher.check(&skeleton, &Nobody).await;
+    trying.finish_and_clear();
     checked.map_err(|error| Failure::Other(format!("{}: {error}", file.display())))?;
     let version = launcher.version().await.ok();
     let version = version.map(|version| version.to_string());
@@ -141,8 +145,10 @@ async fn diff(settings: &Settings, file: &Path, form: Form) -> Result<ExitCode, 
     let request = CompareConfigRequest {
         config: read(file)?,
     };
-    let compared = daemon.patient_operator().compare_config(request).await?;
-    let compared = compared.into_inner();
+    let comparing = output::waiting("comparing it with what is served");
+    let compared = daemon.patient_operator().compare_config(request).await;
+    comparing.finish_and_clear();
+    let compared = compared?.into_inner();
     if form.json {
         say_json("CompareConfigResponse", &compared)?;
     } else {

@@ -10,11 +10,14 @@ use tonic::Status;
 use super::EXIT_FAILED;
 use super::daemon::Daemon;
 use super::failure::{Failure, is_late};
-use super::output::{BAD, FAINT, Form, GOOD, POOR, say, styled};
+use super::output::{BAD, FAINT, Form, GOOD, POOR, say, styled, waiting, width};
 use crate::doctor::{self, Finding, Found, Running, Verdict};
 use crate::lock::Lock;
 use crate::proto::raynode::v1::{GetSettingsRequest, GetStatusRequest, ListCoresRequest};
 use crate::settings::{Mistakes, Settings};
+
+/// What stands below the first line of a finding begins behind it.
+const INDENT: &str = "                    ";
 
 #[derive(Debug, clap::Args)]
 pub(super) struct Arguments {
@@ -29,11 +32,13 @@ pub(super) async fn run(
     settings: Result<Settings, Mistakes>,
     arguments: &Arguments,
 ) -> Result<ExitCode, Failure> {
+    let looking = waiting("looking at everything");
     let found = match &settings {
         Ok(settings) => ask(settings).await,
         Err(_) => Found::Nobody,
     };
     let findings = doctor::examine(settings, found).await;
+    looking.finish_and_clear();
     let shown = findings
         .iter()
         .filter(|one| !arguments.quiet || one.verdict() > Verdict::Ok);
@@ -95,13 +100,23 @@ fn show(finding: &Finding) -> Result<(), Failure> {
         Verdict::Fail => BAD,
     };
     let name = styled(style, format!("{:<4}", verdict.name()));
-    say(format!("{name}  {:<12}  {}", finding.about, finding.found))?;
+    let found = wrapped(&finding.found, width());
+    say(format!("{name}  {:<12}  {found}", finding.about))?;
     if let Some(symptom) = finding.symptom {
-        say(format!("                    {}", symptom.means))?;
+        say(format!("{INDENT}{}", wrapped(symptom.means, width())))?;
+        // Whole, because it is to be copied.
         let mend = styled(FAINT, format!("mend: {}", finding.mend));
-        say(format!("                    {mend}"))?;
+        say(format!("{INDENT}{mend}"))?;
     }
     Ok(())
+}
+
+/// A text in lines that fit behind the indent; paths stay whole.
+fn wrapped(text: &str, width: usize) -> String {
+    let options = textwrap::Options::new(width.saturating_sub(INDENT.len()))
+        .break_words(false)
+        .word_splitter(textwrap::WordSplitter::NoHyphenation);
+    textwrap::wrap(text, options).join(&format!("\n{INDENT}"))
 }
 
 fn summary(findings: &[Finding]) -> String {
@@ -124,4 +139,25 @@ fn as_json(finding: &Finding) -> Value {
         "means": finding.symptom.map(|symptom| symptom.means),
         "mend": finding.symptom.map(|_| &finding.mend),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_fit_and_paths_stay_whole() {
+        let path = format!("/{}", "long".repeat(20));
+        let text = format!("{} {path} is not there", "some words".repeat(10));
+        let lines = wrapped(&text, 60);
+        assert!(lines.contains(&path), "{lines}");
+        let rest = lines.lines().skip(1);
+        assert!(rest.clone().count() > 2, "{lines}");
+        for line in rest {
+            assert!(line.starts_with(INDENT), "{lines}");
+            assert!(line.len() <= 60 || line.trim() == path, "{lines}");
+        }
+        let again: Vec<_> = lines.split_whitespace().collect();
+        assert_eq!(again.join(" "), text);
+    }
 }

@@ -81,6 +81,11 @@ pub(super) fn table(columns: &[&str]) -> Table {
     table
 }
 
+/// How wide lines may be.
+pub(super) fn width() -> usize {
+    table(&[]).width().unwrap_or(WIDTH).into()
+}
+
 /// The words of this column are not broken: they are to be copied.
 pub(super) fn keep_whole(table: &mut Table, column: usize) {
     if let Some(column) = table.column_mut(column) {
