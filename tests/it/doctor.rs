@@ -116,7 +116,7 @@ fn what_is_written_and_not_in_force_is_found() {
     assert_eq!(waiting(), [""; 0]);
     assert!(!has(&node, "settings-are-another-nodes"));
     let elsewhere = node
-        .prepared(&["doctor", "--quiet"])
+        .prepared(&["doctor", "--quiet", "--json"])
         .env("RAYNODE_SETTINGS", "/dev/null")
         .output()
         .unwrap();
@@ -302,7 +302,7 @@ fn it_works_with_the_daemon_down() {
     let file = node.folder().join("raynode.env");
     std::fs::write(&file, "SERVCE_PORT=1\nSTATE_DIR=/elsewhere\n").unwrap();
     node.set("RAYNODE_SETTINGS", file.to_str().unwrap());
-    let output = node.command(&["doctor", "--quiet"]);
+    let output = node.command(&["doctor", "--quiet", "--json"]);
     let text = String::from_utf8(output.stdout).unwrap();
     assert!(text.contains("SERVCE_PORT in "), "{text}");
     assert!(!text.contains("STATE_DIR in "), "{text}");

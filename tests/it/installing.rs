@@ -469,7 +469,7 @@ async fn a_core_that_dies_at_once_is_left_and_named() {
         text.contains("the new core died at once").then_some(())
     })
     .await;
-    let doctor = node.command(&["doctor", "--quiet"]).stdout;
+    let doctor = node.command(&["doctor", "--quiet", "--json"]).stdout;
     let doctor = String::from_utf8(doctor).unwrap();
     assert!(
         doctor.contains(&format!("{} serves, and ", first.display())),
