@@ -63,16 +63,19 @@ async fn ask(settings: &Settings) -> Found {
     let daemon = match Daemon::find(&settings.runtime_dir).await {
         Ok(daemon) => daemon,
         Err(Failure::NotAllowed { .. }) => return Found::Closed,
-        Err(_) => return Found::Nobody,
+        Err(_) => return whoever_works_there(settings),
     };
     match answers(&daemon).await {
         Ok(running) => Found::Running(Box::new(running)),
-        Err(error) if is_late(&error) => {
-            let holder = Lock::holder(&settings.runtime_dir).ok().flatten();
-            holder.map_or(Found::Nobody, Found::Hanging)
-        }
+        Err(error) if is_late(&error) => whoever_works_there(settings),
         Err(error) => Found::Failing(error.message().to_owned()),
     }
+}
+
+/// Somebody who does not answer, yet or any more, or nobody.
+fn whoever_works_there(settings: &Settings) -> Found {
+    let holder = Lock::holder(&settings.runtime_dir).ok().flatten();
+    holder.map_or(Found::Nobody, Found::Hanging)
 }
 
 async fn answers(daemon: &Daemon) -> Result<Running, Status> {

@@ -135,6 +135,7 @@ fn what_is_written_and_not_in_force_is_found() {
 #[test]
 fn a_daemon_that_hangs_is_told_from_one_that_is_not_there() {
     let node = NodeProcess::start(NODE);
+    while !node.command(&["status", "--quiet"]).status.success() {}
     node.signal(Signal::SIGSTOP);
     let status = node.prepared(&["status"]).output();
     assert!(has(&node, "daemon-hangs"));

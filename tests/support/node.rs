@@ -131,10 +131,14 @@ impl NodeProcess {
         self.settings.remove(name);
     }
 
-    /// Starts the process and waits until it listens.
+    /// Starts the process and waits until it listens, for panels and for its operator.
     pub fn launch(&mut self) {
         self.spawn();
-        let there = |node: &Self| std::net::TcpStream::connect(("127.0.0.1", node.port)).is_ok();
+        let there = |node: &Self| {
+            let control = Path::new(&node.settings["RUNTIME_DIR"]).join("control.sock");
+            std::net::TcpStream::connect(("127.0.0.1", node.port)).is_ok()
+                && std::os::unix::net::UnixStream::connect(control).is_ok()
+        };
         self.wait_until(there);
     }
 
