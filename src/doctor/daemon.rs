@@ -201,6 +201,36 @@ mod tests {
     }
 
     #[test]
+    fn a_renewal_is_not_what_the_panel_wanted() {
+        let refused = |what: &str| {
+            let last = LastChange {
+                what: what.to_owned(),
+                refused: "no such file".to_owned(),
+                ..LastChange::default()
+            };
+            let status = GetStatusResponse {
+                last_change: Some(last),
+                ..GetStatusResponse::default()
+            };
+            history(&status, &Handovers::default())[0].symptom
+        };
+        assert_eq!(refused(RENEWAL), Some(&RENEWAL_WAS_REFUSED));
+        assert_eq!(refused("start"), Some(&CHANGE_WAS_REFUSED));
+    }
+
+    #[test]
+    fn a_daemon_that_fails_is_no_daemon_that_is_down() {
+        let source = |name: &str| (name == "API_KEY").then(|| uuid::Uuid::new_v4().to_string());
+        let settings = Settings::from_source(&source).unwrap();
+        let found = |found| look(&settings, &found)[0].symptom;
+        let failing = Found::Failing("not implemented".to_owned());
+        assert_eq!(found(failing), Some(&DAEMON_FAILS));
+        assert_eq!(found(Found::Hanging(1)), Some(&DAEMON_HANGS));
+        assert_eq!(found(Found::Closed), Some(&DAEMON_MAY_NOT_BE_ASKED));
+        assert_eq!(found(Found::Nobody), Some(&DAEMON_IS_DOWN));
+    }
+
+    #[test]
     fn a_slow_daemon_is_found() {
         let running = |latency| Running {
             status: GetStatusResponse::default(),
