@@ -40,16 +40,19 @@ pub(super) async fn look(settings: &Settings, found: &Found) -> Vec<Finding> {
 }
 
 fn is_free(address: SocketAddr) -> Finding {
-    let port = address.port().to_string();
     match std::net::TcpListener::bind(address) {
         Ok(_) => Finding::well("ports", format!("{address} is free")),
-        Err(error) if error.kind() == io::ErrorKind::PermissionDenied => Finding::ill(
-            &PORT_NEEDS_A_CAPABILITY,
-            format!("{address}: {error}"),
-            &port,
-        ),
-        Err(error) => Finding::ill(&PORT_IS_TAKEN, format!("{address}: {error}"), &port),
+        Err(error) => is_not_free(address, &error),
     }
+}
+
+fn is_not_free(address: SocketAddr, error: &io::Error) -> Finding {
+    let symptom = match error.kind() {
+        io::ErrorKind::PermissionDenied => &PORT_NEEDS_A_CAPABILITY,
+        _ => &PORT_IS_TAKEN,
+    };
+    let found = format!("{address}: {error}");
+    Finding::ill(symptom, found, &address.port().to_string())
 }
 
 /// Where on this machine what listens there is reached.
@@ -164,6 +167,17 @@ mod tests {
         drop(listener);
         assert_eq!(is_free(address).symptom, None);
         assert_eq!(answers(address).await.symptom, Some(&PORT_DOES_NOT_ANSWER));
+    }
+
+    #[test]
+    fn a_port_that_is_forbidden_is_not_one_that_is_taken() {
+        let address = "127.0.0.1:443".parse().unwrap();
+        let found = |kind: io::ErrorKind| is_not_free(address, &kind.into()).symptom;
+        assert_eq!(
+            found(io::ErrorKind::PermissionDenied),
+            Some(&PORT_NEEDS_A_CAPABILITY)
+        );
+        assert_eq!(found(io::ErrorKind::AddrInUse), Some(&PORT_IS_TAKEN));
     }
 
     #[test]
