@@ -389,6 +389,7 @@ async fn follow_hangups(
 
 /// Takes over what can change while the node runs; everything else wants a restart.
 async fn take_over_settings(node: &Node, in_force: &InForce) {
+    let written = in_force.written();
     match Settings::load() {
         Ok(settings) => {
             node.set_stop_grace(settings.stop_grace);
@@ -399,7 +400,7 @@ async fn take_over_settings(node: &Node, in_force: &InForce) {
             // What becomes of it, and why not, is said where it is done.
             let renewed = node.renew(settings.core.parts(), settings.handover).await;
             let refused = if renewed.is_ok() { &[] } else { OF_THE_CORE };
-            in_force.take_over_live_ones(refused);
+            in_force.take_over_live_ones(written, refused);
         }
         Err(mistakes) => {
             tracing::error!(%mistakes, "the settings were not taken over, the old ones stay");

@@ -75,6 +75,10 @@ async fn show(settings: &Settings, form: Form) -> Result<ExitCode, Failure> {
         written.map(Setting::from).collect()
     };
     if form.json {
+        match asked {
+            Ok(_) | Err(Failure::NoDaemon { .. }) => {}
+            Err(failure) => return Err(failure),
+        }
         let all: Vec<_> = shown_ones
             .iter()
             .map(|one| json!({ "name": one.name, "value": one.value, "from": one.from }))

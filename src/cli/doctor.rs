@@ -1,5 +1,6 @@
 //! `raynode doctor`: what is wrong, what that means, and what mends it.
 
+use std::error::Error as _;
 use std::process::ExitCode;
 use std::time::Instant;
 
@@ -67,7 +68,8 @@ async fn ask(settings: &Settings) -> Found {
     };
     match answers(&daemon).await {
         Ok(running) => Found::Running(Box::new(running)),
-        Err(error) if is_late(&error) => whoever_works_there(settings),
+        // What is no answer of the daemon's has a cause on the way to it.
+        Err(error) if is_late(&error) || error.source().is_some() => whoever_works_there(settings),
         Err(error) => Found::Failing(error.message().to_owned()),
     }
 }

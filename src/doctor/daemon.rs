@@ -8,6 +8,7 @@ use super::symptoms::{
     CORE_WAS_RESTARTED, DAEMON_FAILS, DAEMON_HANGS, DAEMON_IS_DOWN, DAEMON_IS_SLOW,
     DAEMON_MAY_NOT_BE_ASKED, HANDOVER_WAS_PLAIN, RENEWAL_WAS_REFUSED, USAGE_IS_NOT_COLLECTED,
 };
+use super::written::are_seen_alike;
 use crate::node::RENEWAL;
 use crate::proto::raynode::v1::{Core, GetSettingsResponse, GetStatusResponse, Handovers, Phase};
 use crate::settings::Settings;
@@ -82,7 +83,10 @@ pub(super) fn look(settings: &Settings, found: &Found) -> Vec<Finding> {
     };
     let mut findings = vec![answers(running)];
     findings.extend(phase(&running.status));
-    findings.extend(core(&running.status, settings));
+    findings.extend(silence(&running.status, settings));
+    if are_seen_alike(&running.settings, &["XRAY_EXECUTABLE_PATH", "STATE_DIR"]) {
+        findings.extend(another_core(&running.status, settings));
+    }
     findings.extend(history(&running.status, &running.handovers));
     findings
 }
@@ -110,21 +114,20 @@ fn phase(status: &GetStatusResponse) -> Option<Finding> {
     }
 }
 
-/// The core that serves: whether it is the one that is to, and whether it tells.
-fn core(status: &GetStatusResponse, settings: &Settings) -> Vec<Finding> {
-    let mut findings = Vec::new();
+fn silence(status: &GetStatusResponse, settings: &Settings) -> Option<Finding> {
     let silent = Duration::from_secs(status.silent_seconds);
-    if silent > SILENT + settings.usage.harvest_interval * 3 {
-        let found = format!("it has told nothing for {} s", silent.as_secs());
-        findings.push(Finding::ill(&CORE_IS_SILENT, found, ""));
-    }
+    let found = format!("it has told nothing for {} s", silent.as_secs());
+    (silent > SILENT + settings.usage.harvest_interval * 3)
+        .then(|| Finding::ill(&CORE_IS_SILENT, found, ""))
+}
+
+/// Whether the one that serves is the one that is to.
+fn another_core(status: &GetStatusResponse, settings: &Settings) -> Option<Finding> {
     let wanted = settings.core.parts().binary;
     let wanted = wanted.display().to_string();
-    if !status.binary.is_empty() && status.binary != wanted {
-        let found = format!("{} serves, and {wanted} is to", status.binary);
-        findings.push(Finding::ill(&ANOTHER_CORE_SERVES, found, ""));
-    }
-    findings
+    let found = format!("{} serves, and {wanted} is to", status.binary);
+    (!status.binary.is_empty() && status.binary != wanted)
+        .then(|| Finding::ill(&ANOTHER_CORE_SERVES, found, ""))
 }
 
 fn history(status: &GetStatusResponse, handovers: &Handovers) -> Vec<Finding> {

@@ -72,7 +72,7 @@ symptoms! {
         "raynode logs --tail 50; raynode restart --core does not wait";
     ANOTHER_CORE_SERVES: Warn "daemon",
         "The one that is to serve could not take over, died and was left, or waits because HANDOVER is off.",
-        "raynode core rollback stays with the one that serves; raynode reload tries the other one (again)";
+        "raynode reload tries the other one (again); raynode core rollback stays with the one that serves, where XRAY_EXECUTABLE_PATH does not name one";
     RENEWAL_WAS_REFUSED: Warn "daemon",
         "Another core was to take over, by the settings or by what is installed, and the one of before serves on.",
         "correct what the reason names, then raynode reload; or raynode core rollback";

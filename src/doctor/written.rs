@@ -1,5 +1,7 @@
 //! The settings: what nobody reads, and what is written and not in force yet.
 
+use std::path::Path;
+
 use uuid::Uuid;
 
 use super::Finding;
@@ -56,16 +58,32 @@ pub struct Changed {
     pub mend: &'static str,
 }
 
+fn is_the_same_file(ours: &Path, its: &Path) -> bool {
+    ours == its || matches!((ours.canonicalize(), its.canonicalize()), (Ok(a), Ok(b)) if a == b)
+}
+
 /// What was written since the daemon read its settings. What somebody's own environment says is not the daemon's.
 #[must_use]
 pub fn written_since(in_force: &GetSettingsResponse, sources: &Sources) -> Written {
-    if sources.absolute_file().display().to_string() != in_force.file {
+    if !is_the_same_file(&sources.absolute_file(), Path::new(&in_force.file)) {
         return Written::Elsewhere(in_force.file.clone());
     }
     let salt = Uuid::try_parse(&in_force.salt).unwrap_or_default();
     let written = Effective::all(sources, salt).into_iter();
     let written: Vec<Setting> = written.map(Setting::from).collect();
     Written::Since(changed(&in_force.settings, written))
+}
+
+/// Whether this command finds the values of these that the daemon runs with: in another environment it does not.
+pub(super) fn are_seen_alike(in_force: &GetSettingsResponse, names: &[&str]) -> bool {
+    let salt = Uuid::try_parse(&in_force.salt).unwrap_or_default();
+    let seen = Effective::all(&Sources::found(), salt);
+    let is_seen = |name: &&str| {
+        let its = in_force.settings.iter().find(|one| one.name == *name);
+        let ours = seen.iter().find(|one| one.name == *name);
+        its.map(|one| &one.digest) == ours.map(|one| &one.digest)
+    };
+    names.iter().all(is_seen)
 }
 
 fn changed(in_force: &[Setting], written: Vec<Setting>) -> Vec<Changed> {

@@ -25,7 +25,7 @@ const OF_A_NETWORK_OF_ONES_OWN: [&str; 2] =
 /// already is left as it is.
 ///
 /// # Errors
-/// When the kernel refuses it; nobody has more than before then.
+/// When the kernel refuses a part of it; what came before that part holds.
 pub fn take_up_capabilities() -> io::Result<()> {
     let mut sets = capabilities(None)?;
     let given = not_handed_on(&sets)?;

@@ -37,7 +37,7 @@ pub struct Overview {
     pub session: Option<Arc<Session>>,
     /// What the core that serves was started from, where that is known.
     pub binary: Option<PathBuf>,
-    /// For how long that one has told nothing of what it counts.
+    /// For how long that one has been asked in vain what it counts.
     pub silent: Option<Duration>,
     /// How many may connect.
     pub users: usize,

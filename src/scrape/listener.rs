@@ -44,7 +44,7 @@ pub async fn serve(address: SocketAddr, page: Page, served_at: Arc<OnceLock<Sock
         }
     };
     tracing::info!(%address, "serving metrics");
-    served_at.get_or_init(|| address);
+    served_at.get_or_init(|| listener.local_addr().unwrap_or(address));
     let places = Arc::new(Semaphore::new(PLACES));
     let mut connections = JoinSet::new();
     while let Ok(place) = Arc::clone(&places).acquire_owned().await {

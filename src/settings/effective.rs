@@ -121,10 +121,16 @@ impl InForce {
         self.all.load_full()
     }
 
-    /// What can change while a daemon runs was read anew, but for those that were `refused`.
-    pub fn take_over_live_ones(&self, refused: &[&str]) {
+    /// What is written now.
+    #[must_use]
+    pub fn written(&self) -> Vec<Effective> {
         let (sources, _) = Sources::of_the_daemon();
-        let fresh = Effective::all(&sources, self.salt).into_iter();
+        Effective::all(&sources, self.salt)
+    }
+
+    /// What can change while a daemon runs was taken over, but for those that were `refused`.
+    pub fn take_over_live_ones(&self, written: Vec<Effective>, refused: &[&str]) {
+        let fresh = written.into_iter();
         let fresh = fresh.filter(|one| one.live && !refused.contains(&one.name));
         let mut fresh: HashMap<_, _> = fresh.map(|one| (one.name, one)).collect();
         let all = self.all();

@@ -180,13 +180,13 @@ impl Settings {
     /// nobody's way.
     ///
     /// # Errors
-    /// When the file can't be read, or the folder is no path.
+    /// When the file or a line of it can't be read and may name the folder, or the folder is no path.
     pub fn find_runtime_dir() -> Result<PathBuf, Mistakes> {
         let (sources, mistakes) = Sources::of_a_command();
-        let mistakes = if sources.is_empty() {
-            mistakes
-        } else {
-            Vec::new()
+        // One that can't be read may be the one that is looked for.
+        let mistakes = match sources.get("RUNTIME_DIR") {
+            Some(_) => Vec::new(),
+            None => mistakes,
         };
         let mut reader = Reader::new(&sources, mistakes);
         let runtime_dir = reader.path("RUNTIME_DIR", USUAL_RUNTIME_DIR);

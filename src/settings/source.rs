@@ -81,11 +81,6 @@ impl Sources {
         Self::named_or(usual)
     }
 
-    /// Whether nothing was read from the file.
-    pub(super) fn is_empty(&self) -> bool {
-        self.values.is_empty()
-    }
-
     /// Where the file is, from wherever one looks.
     #[must_use]
     pub fn absolute_file(&self) -> PathBuf {

@@ -106,8 +106,8 @@ struct Watched {
     online: ArcSwapOption<Online>,
     /// Who was online at the last glance.
     there: ArcSwapOption<There>,
-    /// When it told something last.
-    told: ArcSwapOption<Instant>,
+    /// Since when it is asked and does not tell.
+    asked: ArcSwapOption<Instant>,
 }
 
 /// Who was online at a moment.
@@ -118,6 +118,19 @@ struct There {
 }
 
 impl Watched {
+    fn is_asked(&self, now: Instant) {
+        if self.asked.load().is_none() {
+            self.asked.store(Some(Arc::new(now)));
+        }
+    }
+
+    /// What the ledger has against it is nothing that the core could mend.
+    fn has_told(&self, trouble: Option<&Error>) {
+        if !matches!(trouble, Some(Error::Core(_))) {
+            self.asked.store(None);
+        }
+    }
+
     fn has_seen(&self, name: &str) -> bool {
         let there = self.there.load();
         there
@@ -218,10 +231,9 @@ impl Harvester {
         let watched = self.watched(core.epoch);
         let mut turn = watched.turn.lock().await;
         let began = Instant::now();
+        watched.is_asked(began);
         let harvested = self.harvest_in(&mut turn, core, &watched, began).await;
-        if harvested.is_ok() {
-            watched.told.store(Some(Arc::new(Instant::now())));
-        }
+        watched.has_told(harvested.as_ref().err());
         let read = harvested.as_ref().map(|(_, read)| *read);
         self.metrics
             .harvested(read.map_err(Error::trouble), began.elapsed());
@@ -335,11 +347,11 @@ impl Harvester {
         Some(names.cloned().collect())
     }
 
-    /// For how long this core has told nothing; `None` where it has not been asked yet.
+    /// For how long this core has been asked in vain; `None` where it has told what it was asked for.
     #[must_use]
     pub fn silent_for(&self, epoch: Epoch) -> Option<Duration> {
-        let told = self.watched(epoch).told.load_full()?;
-        Some(told.elapsed())
+        let asked = self.watched(epoch).asked.load_full()?;
+        Some(asked.elapsed())
     }
 
     fn recent(&self, epoch: Epoch) -> Option<Arc<Online>> {
@@ -361,11 +373,12 @@ impl Harvester {
             self.ledger.count(core.epoch, readings).await?;
             Ok::<_, Error>(Read::Sweep)
         };
+        watched.is_asked(began);
         let swept = swept.await;
+        watched.has_told(swept.as_ref().err());
         let read = swept.as_ref().copied().map_err(Error::trouble);
         self.metrics.harvested(read, began.elapsed());
         swept?;
-        watched.told.store(Some(Arc::new(Instant::now())));
         // Whoever waits for it may leave in between; then it was none.
         turn.swept = Some(began);
         Ok(())

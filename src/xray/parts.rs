@@ -51,6 +51,13 @@ impl Parts {
         Self { assets, ..self }
     }
 
+    /// The same with the binary and the geo files of another one.
+    #[must_use]
+    pub fn with_files_of(self, other: &Self) -> Self {
+        self.with_binary(other.binary.clone())
+            .with_assets(other.assets.clone())
+    }
+
     /// The same with the files that have these names now.
     #[must_use]
     pub(super) fn now_on_disk(mut self) -> Self {

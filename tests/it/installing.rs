@@ -460,15 +460,25 @@ async fn a_core_that_dies_at_once_is_left_and_named() {
     panel.start(&config, &users).await.unwrap();
     let first = binary(node.core());
     let mut stream = Stream::open(inbound, &echo).await;
-    releases.put_release(&version(), &release::archive(&xray_binary(), b"other"));
-    said(&node.command(&["core", "install"]));
-    assert_ne!(binary(node.core()), first);
-    kill(Pid::from_raw(node.core()), Signal::SIGKILL).unwrap();
-    eventually("the one of before serves again", || async {
-        let text = said(&node.command(&["status"]));
-        text.contains("the new core died at once").then_some(())
-    })
-    .await;
+    // For a few seconds only it counts as one that died at once; a busy machine may miss them.
+    let mut tries = 0;
+    while !said(&node.command(&["status"])).contains("the new core died at once") {
+        tries += 1;
+        assert!(tries < 6, "{}", node.log());
+        let archive = release::archive(&xray_binary(), format!("{tries}").as_bytes());
+        releases.put_release(&version(), &archive);
+        said(&node.command(&["core", "install"]));
+        let second = node.core();
+        assert_ne!(binary(second), first);
+        kill(Pid::from_raw(second), Signal::SIGKILL).unwrap();
+        eventually("a core serves again", || async {
+            let status = said(&node.command(&["status", "--json"]));
+            let status: Value = serde_json::from_str(&status).unwrap();
+            let pid = status["cores"][0]["pid"].as_i64()?;
+            (pid != i64::from(second) && status["phase"] == "PHASE_SERVING").then_some(())
+        })
+        .await;
+    }
     let doctor = node.command(&["doctor", "--quiet", "--json"]).stdout;
     let doctor = String::from_utf8(doctor).unwrap();
     assert!(

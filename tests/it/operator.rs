@@ -349,6 +349,13 @@ async fn keys_and_certificates_change_while_panels_stay() {
     let mut listed = node.prepared(&["key", "list"]);
     let listed = listed.env("STOP_GRACE", "soon").output().unwrap();
     assert_eq!(said(&listed), "API_KEY\n");
+    // But a folder that can't be read is not replaced by another node's.
+    let file = node.folder().join("two.env");
+    std::fs::write(&file, "SERVICE_PORT=1\nRUNTIME_DIR='/run/two\n").unwrap();
+    let mut lost = node.prepared(&["key", "list"]);
+    lost.env_remove("RUNTIME_DIR");
+    let lost = lost.env("RAYNODE_SETTINGS", &file).output().unwrap();
+    assert!(complained(&lost, 2).contains("line 2"));
 }
 
 #[tokio::test(flavor = "multi_thread")]

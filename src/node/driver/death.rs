@@ -61,7 +61,9 @@ impl Driver {
                     "the new configuration fails, going back to the one before"
                 );
                 if let Some(parts) = to.parts
-                    && self.launcher.set_parts_if_others(&parts)
+                    && self
+                        .launcher
+                        .set_parts_if_others(&self.launcher.parts().with_files_of(&parts))
                 {
                     tracing::error!(binary = %parts.binary.display(), "and to what its core was made of");
                 }

@@ -48,7 +48,8 @@ impl Driver {
         let Former { mut applied, parts } = before.former;
         // The next one is not to die as the new one did.
         if let Some(parts) = parts {
-            self.launcher.set_parts_if_others(&parts);
+            let files = self.launcher.parts().with_files_of(&parts);
+            self.launcher.set_parts_if_others(&files);
         }
         let mut wanted = applied.roster.clone();
         wanted.take_over(&failed.roster);
