@@ -342,6 +342,10 @@ impl AsyncWrite for Frames {
 
     fn poll_shutdown(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         ready!(self.hear_out(cx));
+        // It may have ended TLS just now, and TCP not yet.
+        if self.wire.has_ended_tls() {
+            ready!(self.hear_the_end(cx));
+        }
         self.wire.says_goodbye();
         Pin::new(&mut self.tls).poll_shutdown(cx)
     }

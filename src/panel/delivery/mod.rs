@@ -269,11 +269,15 @@ impl Wire {
         })
     }
 
+    fn has_ended_tls(&self) -> bool {
+        self.ended_tls.load(Ordering::Acquire)
+    }
+
     /// HTTP closes the connection: because it wants to, unless the peer has done so before, in whatever way.
     fn says_goodbye(&self) {
         let has_ended = self.meter.has_failed()
             || self.meter.eof()
-            || self.ended_tls.load(Ordering::Acquire)
+            || self.has_ended_tls()
             || self.info().is_closed();
         if !has_ended {
             self.goodbye.store(true, Ordering::Release);
