@@ -39,7 +39,7 @@ test: ## Run all tests against a real core and every generation of the panel's o
 	  RAYNODE_TEST_GO_CLIENTS=$$go exec cargo test $(ARGS)
 
 # What is the same whichever core there is runs against one of them.
-NOT_OF_THE_CORE := $(foreach module,door hostile doctor installing journal notified replacing signals,--skip $(module)::)
+NOT_OF_THE_CORE := $(foreach module,capabilities door hostile doctor installing journal mutated notified one_order refusals replacing session signals,--skip $(module)::)
 
 # That core answers a client whom it refuses only after a second, so those who are refused all the time
 # would take minutes: the old clients are played against the other two, and so are the long hand-overs.
