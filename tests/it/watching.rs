@@ -114,7 +114,8 @@ async fn a_viewer_that_reads_too_slowly_is_not_cut_off() {
     // Until no line comes any more.
     rest(&mut viewer(&panel).await).await;
     let mut fast = viewer(&panel).await;
-    assert!(rest(&mut fast).await <= 5);
+    // Five, and what a busy machine is late with; not ten thousand.
+    assert!(rest(&mut fast).await < 100);
     // What he is told is shown by the unit tests: small lines fit into the buffers of a connection by
     // the thousand.
     rest(&mut slow).await;
